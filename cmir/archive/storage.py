@@ -1,0 +1,306 @@
+"""A URI (local path, file:// or s3://) becomes bytes, listings and filesystems; one mapper of credentials for all readers.
+
+Two decisions: s3fs lists and puts (it has conditional puts and retries), pyarrow's own filesystem reads Parquet (it
+prefetches column chunks natively); both, and Lance, are configured here from the usual AWS_* variables. A put is whole
+or not at all: locally a temporary file that is renamed, on S3 one put.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import pyarrow.fs as pafs
+
+from cmir.errors import ConfigError, DataError
+
+_SCHEME: Final = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file of a listing: where it is and how large."""
+
+    uri: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """What the AWS_* variables say, read once per use so that a worker sees its own environment."""
+
+    endpoint_url: str | None
+    region: str
+    access_key_id: str | None
+    secret_access_key: str | None
+    session_token: str | None
+
+    @classmethod
+    def from_environment(cls) -> "S3Settings":
+        env = os.environ
+        return cls(
+            endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None,
+            region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
+            access_key_id=env.get("AWS_ACCESS_KEY_ID"),
+            secret_access_key=env.get("AWS_SECRET_ACCESS_KEY"),
+            session_token=env.get("AWS_SESSION_TOKEN"),
+        )
+
+
+def is_s3(uri: str) -> bool:
+    """True for s3:// URIs."""
+    return uri.startswith("s3://")
+
+
+def local_path(uri: str) -> Path:
+    """The Path of a local URI. Raises ConfigError for any scheme but file:// (and none)."""
+    if uri.startswith("file://"):
+        return Path(unquote(urlsplit(uri).path))
+    if _SCHEME.match(uri):
+        raise ConfigError("unsupported URI", seen=uri, expected="a local path, file:// or s3://")
+    return Path(uri)
+
+
+def absolute(uri: str) -> str:
+    """The same place named so that another process finds it: local paths become absolute, s3:// stays, no final slash."""
+    return uri.rstrip("/") if is_s3(uri) else str(local_path(uri).absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path parts appended.
+
+    >>> join("s3://bucket/a/", "b", "c.parquet")
+    's3://bucket/a/b/c.parquet'
+    """
+    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)]).replace("//", "/", 1) if (
+        uri == "/"
+    ) else "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def name_of(uri: str) -> str:
+    """The last part of a URI's path."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def exists(uri: str) -> bool:
+    """True where a file, or a folder with anything in it, is found (an empty local folder counts as absent)."""
+    if not is_s3(uri):
+        path = local_path(uri)
+        return path.is_file() or (path.is_dir() and any(path.iterdir()))
+    filesystem = _s3fs(S3Settings.from_environment())
+    filesystem.invalidate_cache()
+    with _named(uri):
+        return bool(filesystem.exists(uri))
+
+
+def list_files(uri: str, suffix: str = "") -> list[FileInfo]:
+    """All files below a URI whose names end with `suffix`, sorted; a file lists itself. Raises DataError when missing."""
+    if not is_s3(uri):
+        return _list_local(local_path(uri), uri, suffix)
+    filesystem = _s3fs(S3Settings.from_environment())
+    filesystem.invalidate_cache()
+    with _named(uri):
+        found = filesystem.find(uri, detail=True)
+    if not found:
+        raise DataError("input not found", seen="no object", expected="a file or folder", where=uri)
+    files = [FileInfo(f"s3://{key}", int(info["size"])) for key, info in found.items() if key.endswith(suffix)]
+    return sorted((file for file in files if not file.uri.endswith("/")), key=lambda file: file.uri)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file. Raises DataError where it is missing or not readable."""
+    with _named(uri):
+        if not is_s3(uri):
+            return local_path(uri).read_bytes()
+        filesystem = _s3fs(S3Settings.from_environment())
+        return bytes(filesystem.cat_file(uri))
+
+
+def open_input(uri: str) -> BinaryIO:
+    """A seekable binary reader. Raises DataError where the file is missing or not readable."""
+    with _named(uri):
+        if not is_s3(uri):
+            return local_path(uri).open("rb")
+        return cast(BinaryIO, _s3fs(S3Settings.from_environment()).open(uri, "rb"))
+
+
+def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
+    """Write a file whole or not at all; with `if_absent` only where nothing stands yet.
+
+    Raises FileExistsError when `if_absent` loses the race, OSError when the place cannot be written.
+    """
+    if is_s3(uri):
+        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
+        filesystem.invalidate_cache()
+        return
+    path = local_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        staged = Path(temporary.name)
+        try:
+            temporary.write(data)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            staged.chmod(0o644)
+            if if_absent:
+                os.link(staged, path)
+            else:
+                staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def upload(local: Path, uri: str) -> None:
+    """Put a local file at a URI, whole or not at all, without holding it in memory."""
+    if is_s3(uri):
+        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem.put_file(str(local), uri)
+        filesystem.invalidate_cache()
+        return
+    target = local_path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.{os.getpid()}.staged")
+    try:
+        shutil.copyfile(local, staged)
+        staged.replace(target)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def delete_tree(uri: str) -> None:
+    """Remove a file or a folder with all in it; nothing there is no error."""
+    if is_s3(uri):
+        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem.invalidate_cache()
+        if filesystem.exists(uri):
+            filesystem.rm(uri, recursive=True)
+        return
+    path = local_path(uri)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def move_tree(source_uri: str, target_uri: str) -> None:
+    """Move a folder: a rename locally; on S3 server-side copies, then removal of the source."""
+    if is_s3(source_uri):
+        filesystem = _s3fs(S3Settings.from_environment())
+        for file in list_files(source_uri):
+            filesystem.copy(file.uri, join(target_uri, file.uri[len(source_uri.rstrip("/")) + 1 :]))
+        delete_tree(source_uri)
+        filesystem.invalidate_cache()
+        return
+    target = local_path(target_uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    local_path(source_uri).rename(target)
+
+
+@contextlib.contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A local path to a file or folder: itself where it is local, else a temporary download."""
+    if not is_s3(uri):
+        path = local_path(uri)
+        if not path.exists():
+            raise DataError("input not found", seen="nothing", expected="a file or folder", where=uri)
+        yield path
+        return
+    filesystem = _s3fs(S3Settings.from_environment())
+    with tempfile.TemporaryDirectory(prefix="cmir-") as folder:
+        target = Path(folder) / name_of(uri)
+        with _named(uri):
+            filesystem.get(uri, str(target), recursive=bool(filesystem.isdir(uri)))
+        yield target
+
+
+def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """pyarrow's native filesystem for a URI and the path inside it."""
+    if not is_s3(uri):
+        return pafs.LocalFileSystem(), str(local_path(uri))
+    return _arrow_s3(S3Settings.from_environment()), uri.removeprefix("s3://")
+
+
+def lance_options(uri: str) -> dict[str, str] | None:
+    """Lance's storage_options for a URI (all strings); None for local places."""
+    if not is_s3(uri):
+        return None
+    settings = S3Settings.from_environment()
+    options = {
+        "region": settings.region,
+        "endpoint": settings.endpoint_url,
+        "access_key_id": settings.access_key_id,
+        "secret_access_key": settings.secret_access_key,
+        "session_token": settings.session_token,
+        "allow_http": "true" if (settings.endpoint_url or "").startswith("http://") else None,
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _list_local(path: Path, uri: str, suffix: str) -> list[FileInfo]:
+    if path.is_file():
+        return [FileInfo(uri, path.stat().st_size)] if path.name.endswith(suffix) else []
+    if not path.is_dir():
+        raise DataError("input not found", seen="nothing", expected="a file or folder", where=uri)
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DataError("folder not readable", seen="permission denied", expected="read permission", where=uri)
+    files: list[FileInfo] = []
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
+        files += [
+            FileInfo(os.path.join(folder, name), os.stat(os.path.join(folder, name)).st_size)  # noqa: PTH116, PTH118
+            for name in sorted(names)
+            if name.endswith(suffix) and not name.startswith(".")
+        ]
+    return sorted(files, key=lambda file: file.uri)
+
+
+@contextlib.contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Turn the many errors of reading into one that names the place."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError("input not found", seen="nothing", expected="a readable file", where=uri) from error
+    except PermissionError as error:
+        raise DataError("not readable", seen="permission denied", expected="read permission", where=uri) from error
+    except IsADirectoryError as error:
+        raise DataError("not a file", seen="a folder", expected="a file", where=uri) from error
+    except OSError as error:
+        raise DataError("cannot be read", seen=f"{type(error).__name__}: {error}", where=uri) from error
+
+
+@lru_cache(maxsize=4)
+def _s3fs(settings: S3Settings) -> "fsspec.AbstractFileSystem":
+    return fsspec.filesystem(
+        "s3",
+        key=settings.access_key_id,
+        secret=settings.secret_access_key,
+        token=settings.session_token,
+        use_listings_cache=False,
+        client_kwargs={"endpoint_url": settings.endpoint_url, "region_name": settings.region},
+    )
+
+
+@lru_cache(maxsize=4)
+def _arrow_s3(settings: S3Settings) -> pafs.FileSystem:
+    # Stores other than AWS refuse the checksum trailers that the bundled SDK adds unless told not to.
+    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+        os.environ.setdefault(name, "when_required")
+    return pafs.S3FileSystem(
+        access_key=settings.access_key_id,
+        secret_key=settings.secret_access_key,
+        session_token=settings.session_token,
+        region=settings.region,
+        endpoint_override=settings.endpoint_url,
+    )

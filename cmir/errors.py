@@ -1,0 +1,63 @@
+"""What can go wrong, as one small tree; every message has the same five parts.
+
+    CmirError
+    |-- ConfigError          a flag, a key, a file of settings: refused before work begins
+    |-- DataError            bytes, rows, tables that came in: quarantined one by one, or refused when none is readable
+    |-- SpaceMismatchError   embeddings of two different spaces were about to be compared
+    |-- GalleryError         the gallery's tables, pointer or commits
+    `-- QueryError           what an asker sent: a query, a filter, a target
+"""
+
+
+class CmirError(Exception):
+    """What failed, the value seen, the value expected, where, and what to do about it.
+
+    >>> print(DataError("cannot decode chip", seen="3 bands", expected="4 bands", where="a.tif", fix="name the bands"))
+    cannot decode chip: seen 3 bands, expected 4 bands (a.tif). To mend it: name the bands
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        seen: object = None,
+        expected: object = None,
+        where: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what, self.seen, self.expected, self.where, self.fix = what, seen, expected, where, fix
+        parts = [f"seen {seen}"] if seen is not None else []
+        parts += [f"expected {expected}"] if expected is not None else []
+        text = what + (": " + ", ".join(parts) if parts else "")
+        text += f" ({where})" if where is not None else ""
+        text += f". To mend it: {fix}" if fix else ""
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments do not survive pickling by themselves
+        return _rebuild, (type(self), self.what, self.seen, self.expected, self.where, self.fix)
+
+
+class ConfigError(CmirError):
+    """Flags, environment or settings files that cannot be used; work has not begun (exit 2)."""
+
+
+class DataError(CmirError):
+    """Input bytes, rows or tables that cannot be used; a single one goes to quarantine."""
+
+
+class SpaceMismatchError(CmirError):
+    """Embeddings named by two different space_ids were about to be compared."""
+
+
+class GalleryError(CmirError):
+    """The gallery's tables, ledger, index or pointer are not as they must be."""
+
+
+class QueryError(CmirError):
+    """A query that cannot be answered as asked: its media, target, k or filters."""
+
+
+def _rebuild(
+    kind: type[CmirError], what: str, seen: object, expected: object, where: object, fix: str | None
+) -> CmirError:
+    return kind(what, seen=seen, expected=expected, where=where, fix=fix)
