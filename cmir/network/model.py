@@ -1,0 +1,124 @@
+"""Chips and utterances -> unit vectors f32[B,D] of one shared space.
+
+`SharedSpaceNet` holds one image tower for all image modalities (modality-specific stems, one shared trunk), one speech
+tower, and a projection head for each of the two kinds; every label has a prototype, a point of the same space, so that
+words can be searched for and combined like items. Vectors are normalised in float32 also where the towers run in bf16.
+"""
+
+import math
+from typing import Final, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from cmir.archive.schema import IMAGE_MODALITIES, MODALITIES, Modality
+from cmir.errors import DataError
+from cmir.network.image_tower import ImageTower, ImageTowerConfig
+from cmir.network.speech_tower import SpeechTower, SpeechTowerConfig
+
+# Start of temperature and bias of the sigmoid loss, SigLIP (Zhai et al., ICCV 2023), section 3.2: t' = ln 10, b = -10.
+INITIAL_LOGIT_SCALE: Final = math.log(10.0)
+INITIAL_LOGIT_BIAS: Final = -10.0
+
+
+class NetworkConfig(BaseModel):
+    """What is built: everything that decides the shapes of the tensors, and the labels the prototypes stand for.
+
+    `image` and `speech` are read only where `modalities` names an image modality or speech.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[Modality, ...] = Field(min_length=1)
+    dim: int = Field(default=128, ge=2, le=4096, description="components of an embedding")
+    labels: tuple[str, ...] = ()
+    image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
+    speech: SpeechTowerConfig = Field(default_factory=SpeechTowerConfig)
+    architecture: Literal["shared"] = "shared"
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        for what, names in (("modalities", self.modalities), ("labels", self.labels)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{what} must not repeat: {', '.join(names)}")
+        ordered = tuple(name for name in MODALITIES if name in self.modalities)
+        if ordered != self.modalities:
+            raise ValueError(f"modalities must stand in the order {', '.join(ordered)}")
+        return self
+
+    @property
+    def image_modalities(self) -> tuple[Modality, ...]:
+        """The image modalities among `modalities`, in their fixed order."""
+        return tuple(name for name in self.modalities if name in IMAGE_MODALITIES)
+
+
+class ProjectionHead(nn.Module):
+    """Tower features f32[B,width] -> unit vectors f32[B,D]: LayerNorm, one hidden layer, L2 norm."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """f32[B,width] -> f32[B,D] of length 1; the norm is taken in float32 whatever autocast chose."""
+        projected: Tensor = self.layers(features)
+        return F.normalize(projected.float(), dim=-1)
+
+
+class SharedSpaceNet(nn.Module):
+    """Towers and heads of one shared space; `prototypes` f32[L,D] stand for `config.labels`, in their order."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower: ImageTower | None = None
+        self.speech_tower: SpeechTower | None = None
+        if config.image_modalities:
+            self.image_tower = ImageTower(config.image)
+            self.image_head = ProjectionHead(config.image.width, config.dim)
+        if "speech" in config.modalities:
+            self.speech_tower = SpeechTower(config.speech)
+            self.speech_head = ProjectionHead(config.speech.width, config.dim)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(len(config.labels), config.dim), dim=-1))
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
+
+    def encode_image(self, modality: str, pixels: Tensor, wavelength_nm: Tensor, gsd_m: Tensor) -> Tensor:
+        """Unit vectors f32[B,D] of chips as `Preprocessing.image_input` makes them.
+
+        Args:
+            modality: one of the config's image modalities; DataError otherwise.
+            pixels: f32[B,C,H,W], normalised.
+            wavelength_nm: f32[C], band centres in nanometres, nan where not known.
+            gsd_m: f32[B], metres of ground per pixel of the chip as it came, nan where not known.
+        """
+        if self.image_tower is None or modality not in self.config.image_modalities:
+            raise self._no_tower(modality)
+        return self._project(self.image_head, self.image_tower(modality, pixels, wavelength_nm, gsd_m))
+
+    def encode_speech(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
+        """Unit vectors f32[B,D] of utterances f32[B,T], 16 kHz, zero-padded, `num_samples` i64[B] of them real.
+
+        Where the tower takes features, `waveform` is f32[B,F] and `num_samples` is not read.
+        """
+        if self.speech_tower is None:
+            raise self._no_tower("speech")
+        return self._project(self.speech_head, self.speech_tower(waveform, num_samples))
+
+    def unit_prototypes(self) -> Tensor:
+        """The labels as points of the space, f32[L,D] of length 1, in the order of `config.labels`."""
+        return F.normalize(self.prototypes.float(), dim=-1)
+
+    def _project(self, head: ProjectionHead, features: Tensor) -> Tensor:
+        vectors: Tensor = head(features)
+        return vectors
+
+    def _no_tower(self, modality: str) -> DataError:
+        return DataError(
+            "this network has no tower for the modality",
+            seen=modality,
+            expected=" or ".join(self.config.modalities),
+            fix="leave the modality out or train a network with it",
+        )
