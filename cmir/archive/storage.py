@@ -80,9 +80,7 @@ def join(uri: str, *parts: str) -> str:
     >>> join("s3://bucket/a/", "b", "c.parquet")
     's3://bucket/a/b/c.parquet'
     """
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)]).replace("//", "/", 1) if (
-        uri == "/"
-    ) else "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def name_of(uri: str) -> str:

@@ -16,7 +16,8 @@ class Item:
     """One thing a source can read by itself, small enough to be listed by the million.
 
     `key` is the item's own name in the source, `scene_id` what must not be divided between splits, `split` set only
-    where the source itself decides it, `num_bytes` an estimate of the bytes of the largest modality it yields, `detail`
+    where the source itself decides it, `population` keeps groups of unlike kinds (scenes, voices) apart when splits are
+    drawn, so that each kind is divided by itself; `num_bytes` an estimate of the bytes of the largest modality it yields, `detail`
     what `rows` needs to read it (picklable).
     """
 
@@ -24,6 +25,7 @@ class Item:
     scene_id: str
     num_bytes: int
     split: Split | None = None
+    population: str = ""
     source_uri: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,133 @@
+"""Items of a source become shard files, task by task; every task can run anywhere and be run again.
+
+A task holds the items of one split for about one shard file; it writes one file per modality that its items yield and,
+last, a summary that says it is done. A job that died goes on with the tasks that have no summary.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+from cmir.archive import shards, storage
+from cmir.archive.schema import ShardRow, Split
+from cmir.archive.sources import Item, Source
+from cmir.errors import DataError
+
+SHARD_BYTES: Final = 256 * 2**20
+_TASKS_FOLDER: Final = "_tasks"
+_MAX_ITEMS_PER_TASK: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The items of one split that make about one shard file per modality."""
+
+    index: int
+    split: Split
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """What became of a task: rows written, by modality, and rows quarantined."""
+
+    index: int
+    num_rows: dict[str, int] = field(default_factory=dict)
+    num_quarantined: int = 0
+
+    @property
+    def num_rows_committed(self) -> int:
+        return sum(self.num_rows.values())
+
+
+def plan_tasks(drawn: Iterable[tuple[Item, Split]], shard_bytes: int = SHARD_BYTES) -> Iterator[Task]:
+    """Gather items of one split and population until they fill a shard file."""
+    waiting: dict[tuple[Split, str], list[Item]] = {}
+    sizes: dict[tuple[Split, str], int] = {}
+    index = 0
+    for item, split in drawn:
+        key = (split, item.population)
+        waiting.setdefault(key, []).append(item)
+        sizes[key] = sizes.get(key, 0) + item.num_bytes
+        if sizes[key] >= shard_bytes or len(waiting[key]) >= _MAX_ITEMS_PER_TASK:
+            yield Task(index, split, tuple(waiting.pop(key)))
+            sizes.pop(key)
+            index += 1
+    for (split, _), items in waiting.items():
+        yield Task(index, split, tuple(items))
+        index += 1
+
+
+def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
+    """Read a task's items and put its shard files, its quarantine and its summary; an item that fails is quarantined.
+
+    Raises OSError where the output cannot be written; nothing half written stays then.
+    """
+    done = read_summary(output_uri, task.index)
+    if done is not None:
+        return done
+    writers: dict[str, shards.ShardFileWriter] = {}
+    rejected: list[tuple[str, str | None, str, bytes | None]] = []
+    seen: set[str] = set()
+    try:
+        for item in task.items:
+            try:
+                rows = list(source.rows(item))
+            except DataError as error:
+                rejected.append((item.source_uri or item.key, None, str(error), _small_bytes(item)))
+                continue
+            for row in rows:
+                if row.item_id in seen:
+                    rejected.append((row.source_uri, row.item_id, f"item_id {row.item_id} stands twice", None))
+                    continue
+                seen.add(row.item_id)
+                _writer(writers, row, task, output_uri).add(row)
+        for writer in writers.values():
+            writer.close()
+    except BaseException:
+        for writer in writers.values():
+            writer.abort()
+        raise
+    if rejected:
+        quarantine_uri = storage.join(output_uri, "_quarantine", f"part-{task.index:05d}.parquet")
+        shards.write_quarantine(shards.quarantine_table(rejected), quarantine_uri)
+    summary = TaskSummary(task.index, {name: writer.num_rows for name, writer in writers.items()}, len(rejected))
+    storage.put_atomic(_summary_uri(output_uri, task.index), json.dumps(asdict(summary)).encode())
+    return summary
+
+
+def read_summary(output_uri: str, index: int) -> TaskSummary | None:
+    """The summary of a finished task, None where it has not finished."""
+    uri = _summary_uri(output_uri, index)
+    return TaskSummary(**json.loads(storage.read_bytes(uri))) if storage.exists(uri) else None
+
+
+def forget_tasks(output_uri: str) -> None:
+    """Remove the summaries once the archive is whole."""
+    storage.delete_tree(storage.join(output_uri, _TASKS_FOLDER))
+
+
+def _writer(
+    writers: dict[str, shards.ShardFileWriter], row: ShardRow, task: Task, output_uri: str
+) -> shards.ShardFileWriter:
+    modality = row.media.modality
+    if modality not in writers:
+        uri = storage.join(output_uri, modality, task.split, f"part-{task.index:05d}.parquet")
+        writers[modality] = shards.ShardFileWriter(uri, task.split)
+    return writers[modality]
+
+
+def _summary_uri(output_uri: str, index: int) -> str:
+    return storage.join(output_uri, _TASKS_FOLDER, f"{index:05d}.json")
+
+
+def _small_bytes(item: Item) -> bytes | None:
+    """The bytes of a rejected item for its quarantine row, when they are small and still there."""
+    if not item.source_uri or item.num_bytes > 16 * shards.SMALL_BYTES:
+        return None
+    try:
+        data = storage.read_bytes(item.source_uri)
+    except DataError:
+        return None
+    return data if len(data) <= shards.SMALL_BYTES else None

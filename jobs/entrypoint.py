@@ -1,0 +1,268 @@
+"""A frozen settings model becomes a command: flags, --config, environment, exit codes and the last line of JSON.
+
+Flags win over `CMIR_<JOB>_<FIELD>`, which wins over `--config FILE.yaml`, which wins over the model's defaults; an
+unknown key anywhere is refused and the nearest one named. Exit 0 done, 2 refused before work began, 1 failed during it.
+Logs and progress go to stderr; stdout carries one JSON object, last.
+"""
+
+import difflib
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from cmir.archive import storage
+from cmir.errors import CmirError, ConfigError
+
+log = logging.getLogger("cmir")
+
+# typer carries its own copy of click from 0.29 on; its public BadParameter leads to the class that all of them share
+_FlagError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class JobConfig(BaseModel):
+    """Settings of a job; a subclass's fields are its flags, their descriptions its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def uris(self) -> list[str]:
+        """Every URI among the settings, for checks that hold for all of them."""
+        found: list[str] = []
+        for name in ("input", "output", "shards", "bundle", "gallery", "init_from", "compare"):
+            value = getattr(self, name, None)
+            found += [value] if isinstance(value, str) else list(value or ())
+        return found
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did: `outputs` names places, `counts` and `details` go into the JSON line as they are."""
+
+    outputs: dict[str, str]
+    counts: dict[str, int | float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class RefusedError(ConfigError):
+    """The job looked at its input and will not begin (exit 2)."""
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def main(job: str, config_type: type[Config], run: Callable[[Config], JobResult]) -> None:
+    """Run a job as a command of its own; ends the process with the job's exit code."""
+    drop_script_folder()
+    sys.exit(run_command(job, config_type, run, sys.argv[1:]))
+
+
+def drop_script_folder() -> None:
+    """Take jobs/ off sys.path, where `python jobs/x.py` puts it first and it would shadow packages named like a job."""
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != here]
+    root = str(Path(here).parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+
+
+def run_command(job: str, config_type: type[Config], run: Callable[[Config], JobResult], arguments: list[str]) -> int:
+    """Read the arguments, run the job, print its JSON line; returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    started = time.monotonic()
+    collected: dict[str, Any] = {}
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    command.command(name=job, help=inspect.getdoc(config_type))(_function_of(config_type, collected))
+    try:
+        if typer.main.get_command(command).main(arguments, prog_name=f"{job}.py", standalone_mode=False) == 0:
+            return 0  # --help printed its page
+        config = resolve(job, config_type, collected)
+        _refuse_relative_uris(config)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except (ConfigError, _FlagError) as error:
+        return _end(job, started, "refused", 2, _usage_message(error, config_type))
+    return _run(job, started, config, run)
+
+
+def resolve(job: str, config_type: type[Config], flags: Mapping[str, Any]) -> Config:
+    """The job's settings from flags (those given), environment, --config and defaults.
+
+    Raises ConfigError for an unknown key (naming the nearest), an unreadable settings file or a value that does not fit.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and name != "config"}
+    values = {**_from_file(flags.get("config"), config_type), **_from_environment(job, config_type), **given}
+    try:
+        return config_type.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        flag = _flag(where)
+        if first["type"] == "missing":
+            raise ConfigError(f"{flag} is missing", fix=f"give {flag}, see --help") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{flag} does not fit: {message}", seen=repr(first.get("input")), fix="see --help") from error
+
+
+def _run(job: str, started: float, config: Config, run: Callable[[Config], JobResult]) -> int:
+    try:
+        result = run(config)
+    except ConfigError as error:
+        return _end(job, started, "refused", 2, str(error))
+    except (CmirError, OSError) as error:
+        return _end(job, started, "failed", 1, str(error))
+    except KeyboardInterrupt:
+        return _end(job, started, "interrupted", 1, "interrupted; the same command goes on where it can be resumed")
+    except Exception as error:  # the process border: whatever happened becomes a last line and an exit code
+        log.exception("%s failed", job)
+        return _end(job, started, "failed", 1, f"{type(error).__name__}: {error}")
+    finally:
+        _stop_ray()
+    seconds = time.monotonic() - started
+    rates: dict[str, Any] = {}
+    if "num_rows_committed" in result.counts:
+        rates["rows_per_s"] = round(result.counts["num_rows_committed"] / max(seconds, 1e-9), 2)
+    line = {"job": job, "status": "ok", "seconds": round(seconds, 2), "outputs": result.outputs}
+    print(json.dumps({**line, **result.counts, **rates, **result.details}), flush=True)
+    return 0
+
+
+def _end(job: str, started: float, status: str, code: int, message: str) -> int:
+    print(f"{job}: {message}", file=sys.stderr, flush=True)
+    line = {"job": job, "status": status, "seconds": round(time.monotonic() - started, 2), "outputs": {}}
+    print(json.dumps({**line, "error": message}), flush=True)
+    return code
+
+
+def _stop_ray() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def _function_of(config_type: type[JobConfig], collected: dict[str, Any]) -> Callable[..., int]:
+    """A function whose signature typer reads flags from: one option per field, all optional, none with a default."""
+
+    def collect(**given: Any) -> int:
+        collected.update(given)
+        return -1
+
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[_flag_type(info.annotation), _option(name, info)],
+        )
+        for name, info in config_type.model_fields.items()
+    ]
+    option = typer.Option("--config", help="A YAML file with the same keys; flags win.")
+    parameters.append(
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        )
+    )
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collect.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return collect
+
+
+def _flag_type(annotation: Any) -> Any:
+    """What typer reads: bool, list[str] (a flag given several times) or text; pydantic makes the rest of it."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return _flag_type(kinds[0]) if len(kinds) == 1 else str | None
+    if annotation is bool:
+        return bool | None
+    return list[str] | None if origin in (tuple, list) else str | None
+
+
+def _option(name: str, info: FieldInfo) -> Any:
+    text = info.description or ""
+    if not info.is_required() and info.default is not None and not isinstance(info.default, bool):
+        default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
+        text += f" [default: {default}]" if default != "" else ""
+    return typer.Option(_flag(name), metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else ""))
+
+
+def _metavar(annotation: Any) -> str | None:
+    """`cpu|cuda` for a choice, URI-like upper case otherwise; None for a switch."""
+    if annotation is bool:
+        return None
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return {int: "N", float: "X"}.get(annotation, "TEXT")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _from_file(path: str | None, config_type: type[JobConfig]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(storage.read_bytes(path)) or {}
+    except (CmirError, yaml.YAMLError) as error:
+        raise ConfigError("--config cannot be read", seen=error, expected="a YAML file", where=path) from error
+    if not isinstance(values, dict):
+        raise ConfigError("--config holds no keys", seen=type(values).__name__, expected="a mapping", where=path)
+    named = {str(key).replace("-", "_"): value for key, value in values.items()}
+    for key in named:
+        if key not in config_type.model_fields:
+            raise ConfigError(f"unknown key {key!r}", where=path, fix=_nearest(key, list(config_type.model_fields)))
+    return named
+
+
+def _from_environment(job: str, config_type: type[JobConfig]) -> dict[str, Any]:
+    prefix = f"CMIR_{job.upper()}_"
+    values: dict[str, Any] = {}
+    for variable, text in os.environ.items():
+        if not variable.startswith(prefix):
+            continue
+        name = variable.removeprefix(prefix).lower()
+        if name not in config_type.model_fields:
+            known = [prefix + field.upper() for field in config_type.model_fields]
+            raise ConfigError(f"unknown variable {variable}", fix=_nearest(variable, known))
+        several = typing.get_origin(config_type.model_fields[name].annotation) in (tuple, list)
+        values[name] = [part for part in text.split(",") if part] if several else text
+    return values
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _usage_message(error: Exception, config_type: type[JobConfig]) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    unknown = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and unknown:
+        known = [_flag(name) for name in [*config_type.model_fields, "config"]]
+        return str(ConfigError(f"unknown flag {unknown}", fix=_nearest(unknown, known)))
+    message = getattr(error, "message", str(error))
+    return f"{message} (a flag that takes several values is given several times)"
+
+
+def _refuse_relative_uris(config: JobConfig) -> None:
+    """Inside a submitted job a relative path lies in a temporary copy of the working directory and is lost with it."""
+    if not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return
+    for uri in config.uris():
+        if not storage.is_s3(uri) and not storage.local_path(uri).is_absolute():
+            fix = "give an absolute path that all nodes see, or s3://"
+            raise ConfigError("relative URI in a submitted job", seen=uri, expected="an absolute URI", fix=fix)
