@@ -172,7 +172,7 @@ def _is_grey(pixels: Pixels) -> bool:
 
 def _stretched(plane: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     if plane.dtype == np.uint8:
-        return plane  # type: ignore[return-value]
+        return np.asarray(plane, np.uint8)
     values = plane.astype(np.float32)
     low, high = np.percentile(values, _STRETCH_PERCENTILES)
     scaled = (values - low) * (255.0 / max(float(high - low), 1e-6))

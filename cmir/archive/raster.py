@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import rasterio
@@ -24,7 +24,7 @@ from rasterio.warp import transform_geom
 from cmir.archive.sensors import band_names, canonical_band
 from cmir.errors import DataError
 
-Pixels = NDArray[np.generic]
+Pixels = NDArray[Any]
 NATIVE_DTYPES: Final = ("uint8", "uint16", "int16", "float32")
 MAX_PIXELS: Final = 64_000_000  # a picture larger than 8,000 x 8,000 is a scene, to be cut by windows, or a bomb
 RASTER_SUFFIXES: Final = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jp2", ".ppm", ".pgm")
