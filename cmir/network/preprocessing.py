@@ -106,14 +106,17 @@ class Preprocessing(BaseModel):
     def conditions(self, modality: Modality, chips: Sequence[Chip]) -> tuple[Tensor, Tensor]:
         """What a tower is told beside the pixels: wavelength_nm f32[C] (in `band_order`) and gsd_m f32[B], nan unknown.
 
-        What a chip does not know of itself is taken from the statistics that apply to it, or those of its band names.
+        Wavelengths are those seen in training where such statistics apply, else the chip's own; gsd_m is the chip's,
+        else the mean seen in training. So a file sent without its metadata stands where it stands in the archive.
         """
         first = chips[0]
-        known = self.statistics(modality, first) or self._same_bands(modality, first)[0]
-        own = dict(zip(first.bands, first.wavelength_nm, strict=True)) if first.wavelength_nm else {}
-        wavelengths = [_first_known(own.get(band.name), band.wavelength_nm) for band in known.bands]
-        trusted_gsd = known.gsd_m if self.statistics(modality, first) else None
-        gsd = [_first_known(chip.gsd_m, trusted_gsd) for chip in chips]
+        trained, same = self.statistics(modality, first), self._same_bands(modality, first)[0]
+        own = dict(zip(first.bands, first.wavelength_nm, strict=True))
+        wavelengths = [
+            _first_known(band.wavelength_nm if trained else None, own[band.name], band.wavelength_nm)
+            for band in (trained or same).bands
+        ]
+        gsd = [_first_known(chip.gsd_m, trained.gsd_m if trained else None) for chip in chips]
         return torch.tensor(wavelengths, dtype=torch.float32), torch.tensor(gsd, dtype=torch.float32)
 
     def band_order(self, modality: Modality, chip: Chip) -> list[int]:
