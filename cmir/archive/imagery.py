@@ -176,4 +176,4 @@ def _stretched(plane: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]
     values = plane.astype(np.float32)
     low, high = np.percentile(values, _STRETCH_PERCENTILES)
     scaled = (values - low) * (255.0 / max(float(high - low), 1e-6))
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(scaled, 0, 255), np.uint8)
