@@ -1,0 +1,1 @@
+"""What a training step minimises: `contrastive` is this project's objective."""
