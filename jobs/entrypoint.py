@@ -5,6 +5,7 @@ unknown key anywhere is refused and the nearest one named. Exit 0 done, 2 refuse
 Logs and progress go to stderr; stdout carries one JSON object, last.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -14,9 +15,8 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from cmir.archive import storage
-from cmir.errors import CmirError, ConfigError
+from cmir.errors import CmirError, ConfigError, DataError
 
 log = logging.getLogger("cmir")
 
@@ -56,8 +56,29 @@ class JobResult:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-class RefusedError(ConfigError):
-    """The job looked at its input and will not begin (exit 2)."""
+@contextlib.contextmanager
+def before_work() -> Iterator[None]:
+    """What fails in here refuses the job (exit 2): its input was looked at, nothing was begun."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except CmirError as error:
+        raise ConfigError(
+            error.what, seen=error.seen, expected=error.expected, where=error.where, fix=error.fix
+        ) from error
+
+
+def check_reject_ratio(num_rejected: int, num_input: int, limit: float, quarantine_uri: str) -> None:
+    """Raises DataError (exit 1) where more than `limit` of all rows were rejected."""
+    if num_input and num_rejected / num_input > limit:
+        raise DataError(
+            "too many rows rejected",
+            seen=f"{num_rejected} of {num_input} ({num_rejected / num_input:.1%})",
+            expected=f"at most {limit:.1%}",
+            where=quarantine_uri,
+            fix="read the reasons there, or raise --max-reject-ratio",
+        )
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -65,17 +86,7 @@ Config = TypeVar("Config", bound=JobConfig)
 
 def main(job: str, config_type: type[Config], run: Callable[[Config], JobResult]) -> None:
     """Run a job as a command of its own; ends the process with the job's exit code."""
-    drop_script_folder()
     sys.exit(run_command(job, config_type, run, sys.argv[1:]))
-
-
-def drop_script_folder() -> None:
-    """Take jobs/ off sys.path, where `python jobs/x.py` puts it first and it would shadow packages named like a job."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != here]
-    root = str(Path(here).parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)
 
 
 def run_command(job: str, config_type: type[Config], run: Callable[[Config], JobResult], arguments: list[str]) -> int:
@@ -100,7 +111,7 @@ def run_command(job: str, config_type: type[Config], run: Callable[[Config], Job
 def resolve(job: str, config_type: type[Config], flags: Mapping[str, Any]) -> Config:
     """The job's settings from flags (those given), environment, --config and defaults.
 
-    Raises ConfigError for an unknown key (naming the nearest), an unreadable settings file or a value that does not fit.
+    Raises ConfigError for an unknown key (naming the nearest), an unreadable file or a value that does not fit.
     """
     given = {name: value for name, value in flags.items() if value is not None and name != "config"}
     values = {**_from_file(flags.get("config"), config_type), **_from_environment(job, config_type), **given}
@@ -195,7 +206,9 @@ def _option(name: str, info: FieldInfo) -> Any:
     if not info.is_required() and info.default is not None and not isinstance(info.default, bool):
         default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         text += f" [default: {default}]" if default != "" else ""
-    return typer.Option(_flag(name), metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else ""))
+    return typer.Option(
+        _flag(name), metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else "")
+    )
 
 
 def _metavar(annotation: Any) -> str | None:

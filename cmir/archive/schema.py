@@ -1,4 +1,4 @@
-"""The tables that cross a border: a shard row, a gallery row, a thumbnail; names, dtypes and units are spelled only here.
+"""The tables that cross a border: a shard row, a gallery row, a thumbnail; names, dtypes, units stand only here.
 
 `Media` is what an embedder needs of an item (bytes and how to read them), `ShardRow` is an item with all it knows of
 itself. An item_id never depends on where the input lay: it is a hash of the source's name, the item's own name in the

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cmir.archive import storage
@@ -96,6 +97,7 @@ class ShardFileWriter:
             self._path,
             _SCHEMA_ON_FILE,
             compression="zstd",
+            write_page_checksum=True,  # incompressible pixels are stored as they are: nothing else would notice damage
             use_dictionary=_DICTIONARY_COLUMNS,
             write_statistics=[name for name in SHARD_SCHEMA.names if name != "data"],
         )
@@ -160,12 +162,12 @@ def list_shards(
             raise DataError("no shards found", seen="no .parquet file", expected="a shard", where=uri, fix=fix)
         files.update((storage.absolute(file.uri), file) for file in found)
     wanted_modalities, wanted_splits = set(modalities or MODALITIES), set(splits or SPLITS)
-    chosen = [
-        file for _, file in sorted(files.items()) if _may_hold(file.uri, wanted_modalities, wanted_splits)
-    ]
+    chosen = [file for _, file in sorted(files.items()) if _may_hold(file.uri, wanted_modalities, wanted_splits)]
     with ThreadPoolExecutor(16) as pool:  # reading footers waits for storage, not for a core
         outcomes = list(pool.map(_describe, chosen))
-    failures = [(file.uri, outcome) for file, outcome in zip(chosen, outcomes, strict=True) if isinstance(outcome, DataError)]
+    failures = [
+        (file.uri, outcome) for file, outcome in zip(chosen, outcomes, strict=True) if isinstance(outcome, DataError)
+    ]
     if failures and broken is None:
         raise failures[0][1]
     if broken is not None:
@@ -201,14 +203,19 @@ def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_row_group(shard_uri: str, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """One row group of a shard. Raises DataError where it cannot be read."""
+    """One row group of a shard.
+
+    Raises DataError where its bytes can be had but make no table (damaged: the same again would fail again), OSError
+    where storage does not give them.
+    """
     filesystem, path = storage.arrow_filesystem(shard_uri)
     try:
         with filesystem.open_input_file(path) as file:
-            return pq.ParquetFile(file, pre_buffer=True).read_row_group(row_group, columns=columns)
+            return _parquet(file).read_row_group(row_group, columns=columns)
     except (OSError, pa.ArrowException) as error:
+        _read_through(filesystem, path)  # raises the OSError of a place that cannot be read at all
         where = f"{shard_uri}, row group {row_group}"
-        raise DataError("shard cannot be read", seen=f"{type(error).__name__}: {error}", where=where) from error
+        raise DataError("shard is damaged", seen=f"{type(error).__name__}: {error}", where=where) from error
 
 
 def medias(table: pa.Table) -> list[Media]:
@@ -253,6 +260,16 @@ def write_quarantine(table: pa.Table, uri: str) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     storage.put_atomic(uri, sink.getvalue().to_pybytes())
+
+
+def _parquet(file: pa.NativeFile) -> pq.ParquetFile:
+    return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
+
+
+def _read_through(filesystem: pafs.FileSystem, path: str) -> None:
+    with filesystem.open_input_stream(path) as stream:
+        while stream.read(2**24):
+            pass
 
 
 def _if_small(data: bytes | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""A URI (local path, file:// or s3://) becomes bytes, listings and filesystems; one mapper of credentials for all readers.
+"""A URI (local path, file:// or s3://) becomes bytes, listings, filesystems; one mapper of credentials for all.
 
 Two decisions: s3fs lists and puts (it has conditional puts and retries), pyarrow's own filesystem reads Parquet (it
 prefetches column chunks natively); both, and Lance, are configured here from the usual AWS_* variables. A put is whole
@@ -70,7 +70,7 @@ def local_path(uri: str) -> Path:
 
 
 def absolute(uri: str) -> str:
-    """The same place named so that another process finds it: local paths become absolute, s3:// stays, no final slash."""
+    """The same place named for another process: local paths become absolute, s3:// stays, no final slash."""
     return uri.rstrip("/") if is_s3(uri) else str(local_path(uri).absolute())
 
 
@@ -100,7 +100,10 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str, suffix: str = "") -> list[FileInfo]:
-    """All files below a URI whose names end with `suffix`, sorted; a file lists itself. Raises DataError when missing."""
+    """All files below a URI whose names end with `suffix`, sorted; a file lists itself.
+
+    Raises DataError where nothing is there.
+    """
     if not is_s3(uri):
         return _list_local(local_path(uri), uri, suffix)
     filesystem = _s3fs(S3Settings.from_environment())

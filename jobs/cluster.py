@@ -1,0 +1,65 @@
+"""A job's cluster: the one it was submitted to, the one RAY_ADDRESS names, or a small one of its own on loopback."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Outcome = TypeVar("Outcome")
+
+
+def connect() -> None:
+    """Connect to the cluster of RAY_ADDRESS, else start one here that ends with this process; does nothing twice."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
+
+
+def num_cpus() -> int:
+    """CPU cores of the cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def map_unordered(
+    function: Callable[..., Outcome], calls: Iterable[tuple[Any, ...]], *, max_in_flight: int
+) -> Iterator[Outcome]:
+    """Run calls as Ray tasks of one core each, as they come, never more than `max_in_flight` at once; a task whose
+    worker dies is run again."""
+    remote = ray.remote(num_cpus=1, max_retries=3)(function)
+    pending: list[Any] = []
+    for call in calls:
+        if len(pending) >= max_in_flight:
+            done, pending = ray.wait(pending, num_returns=1)
+            yield _outcome(done[0])
+        pending.append(remote.remote(*call))
+    while pending:
+        done, pending = ray.wait(pending, num_returns=1)
+        yield _outcome(done[0])
+
+
+def _outcome(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # the worker's own error says it better than Ray's wrapping of it
+        raise error.cause from error
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr: what, done of all, time taken and left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

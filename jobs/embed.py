@@ -1,0 +1,233 @@
+"""Shards become rows of a gallery: pieces stream through a pool of embedding actors, one committer commits them.
+
+Workers compute and report, only this process commits, many pieces at a time; what a killed job had committed is skipped
+by the next. The row counts of gallery and input are compared before the job calls itself done.
+"""
+
+if __name__ == "__main__":  # before anything that jobs/ could shadow is imported
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from cmir.archive import shards
+from cmir.archive.schema import MODALITIES, SPLITS
+from cmir.archive.shards import Piece, ShardFile
+from cmir.archive.storage import absolute, join
+from cmir.errors import ConfigError, DataError
+from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
+from cmir.network.bundle import load_bundle_config
+from jobs import cluster, entrypoint
+from jobs.entrypoint import JobConfig, JobResult
+
+COMMIT_INTERVAL_S = 10.0
+COMMIT_BYTES = 64 * 2**20
+PRUNE_LIMIT = 0.1
+MAX_BLOCKS = 10_000
+
+
+class EmbedConfig(JobConfig):
+    """Embed the shards of an archive into a gallery; what is there already is not embedded again."""
+
+    bundle: str = Field(description="Trained bundle.")
+    shards: tuple[str, ...] = Field(min_length=1, description="Archive, folder or shard; may be given several times.")
+    gallery: str = Field(description="Gallery to add to; made where there is none.")
+    modalities: str | None = Field(None, description="Only these, as a,b; every modality of the shards otherwise.")
+    split: str | None = Field(None, description="Only these splits, as a,b; every split otherwise.")
+    num_workers: int | None = Field(None, gt=0, description="Embedding workers; one per core, or per GPU, otherwise.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    prune: bool = Field(False, description="Drop rows whose shard lay under --shards and is gone.")
+    yes: bool = Field(False, description="Let --prune drop more than 10% of the rows.")
+    max_reject_ratio: float = Field(0.1, ge=0, le=1, description="Fail when more than this share of rows is rejected.")
+
+    @field_validator("modalities")
+    @classmethod
+    def _known_modalities(cls, value: str | None) -> str | None:
+        return _known(value, MODALITIES)
+
+    @field_validator("split")
+    @classmethod
+    def _known_splits(cls, value: str | None) -> str | None:
+        return _known(value, SPLITS)
+
+
+@dataclass
+class _Plan:
+    """What is to be done: the shards found, pieces not yet committed, and what could not be read at all."""
+
+    table: SpaceTable
+    gallery: Gallery
+    shards: list[ShardFile]
+    todo: list[Piece]
+    num_rows_skipped: int
+    num_pieces_total: int
+    broken: list[tuple[str, DataError]]
+    num_to_prune: int
+
+
+@dataclass
+class _Tally:
+    num_rows_committed: int = 0
+    num_rows_quarantined: int = 0
+    waiting: list[CommittedPiece] = field(default_factory=list)
+
+
+def run(config: EmbedConfig) -> JobResult:
+    """Plan, embed, commit, replace what changed, prune what is gone."""
+    with entrypoint.before_work():
+        plan = _plan(config)
+    tally = _Tally(num_rows_quarantined=len(plan.broken))
+    _quarantine_broken(plan, config.gallery)
+    if plan.todo:
+        cluster.connect()
+        _embed(config, plan, tally)
+    num_replaced = plan.table.drop_stale(plan.shards)
+    num_pruned = plan.table.prune([absolute(uri) for uri in config.shards], plan.shards) if config.prune else 0
+    num_input = sum(piece.num_rows for piece in plan.todo) + plan.num_rows_skipped + len(plan.broken)
+    _check_counts(plan, tally)
+    quarantine_uri = join(config.gallery, "_quarantine")
+    entrypoint.check_reject_ratio(tally.num_rows_quarantined, num_input, config.max_reject_ratio, quarantine_uri)
+    counts = {
+        "num_rows_input": num_input,
+        "num_rows_committed": tally.num_rows_committed,
+        "num_rows_skipped": plan.num_rows_skipped,
+        "num_rows_quarantined": tally.num_rows_quarantined,
+        "num_pieces_total": plan.num_pieces_total,
+        "num_pieces_skipped": plan.num_pieces_total - len(plan.todo),
+        "num_rows_replaced": num_replaced,
+        "num_rows_pruned": num_pruned,
+    }
+    return JobResult({"gallery": absolute(config.gallery), "space_id": plan.table.space_id}, counts)
+
+
+def _plan(config: EmbedConfig) -> _Plan:
+    bundle = load_bundle_config(config.bundle)
+    broken: list[tuple[str, DataError]] = []
+    found = shards.list_shards(
+        config.shards, modalities=_names(config.modalities), splits=_names(config.split), broken=broken
+    )
+    missing = sorted({shard.modality for shard in found} - set(bundle.modalities))
+    if missing:
+        have = ",".join(name for name in bundle.modalities)
+        raise ConfigError(
+            "the bundle has no tower for some modalities of the shards",
+            seen=",".join(missing),
+            expected=have,
+            where=config.bundle,
+            fix=f"leave them out with --modalities {have}",
+        )
+    gallery = Gallery.create(config.gallery)
+    table = gallery.space(bundle.space_id, bundle.dim, absolute(config.bundle))
+    committed = table.committed_pieces()
+    everything = [piece for shard in found for piece in shards.pieces(shard)]
+    todo = [piece for piece in everything if piece.piece_id not in committed]
+    num_skipped = sum(piece.num_rows for piece in everything) - sum(piece.num_rows for piece in todo)
+    num_to_prune = _count_prunable(config, table, found) if config.prune else 0
+    return _Plan(table, gallery, found, todo, num_skipped, len(everything), broken, num_to_prune)
+
+
+def _count_prunable(config: EmbedConfig, table: SpaceTable, found: list[ShardFile]) -> int:
+    """How many rows --prune would drop; raises ConfigError above the limit without --yes."""
+    num_gone, num_rows = table.count_prunable([absolute(uri) for uri in config.shards], found), table.num_rows()
+    entrypoint.log.info("--prune drops %d of %d rows", num_gone, num_rows)
+    if num_rows and num_gone / num_rows > PRUNE_LIMIT and not config.yes:
+        raise ConfigError(
+            "--prune would drop too much",
+            seen=f"{num_gone} of {num_rows} rows",
+            expected=f"at most {PRUNE_LIMIT:.0%}",
+            where=config.gallery,
+            fix="check that --shards is the whole archive; give --yes if it is meant",
+        )
+    return num_gone
+
+
+def _embed(config: EmbedConfig, plan: _Plan, tally: _Tally) -> None:
+    num_rows = {piece.piece_id: piece.num_rows for piece in plan.todo}
+    waiting_bytes, last_commit = 0, time.monotonic()
+    with cluster.progress_bar() as bar:
+        line = bar.add_task("embed", total=sum(num_rows.values()), note="rows")
+        for piece, thumbnails in _embedded_pieces(config, plan):
+            if len(thumbnails):
+                plan.gallery.add_thumbnails(thumbnails)
+            tally.waiting.append(piece)
+            waiting_bytes += piece.rows.nbytes
+            bar.advance(line, num_rows[piece.piece_id])
+            if waiting_bytes >= COMMIT_BYTES or time.monotonic() - last_commit >= COMMIT_INTERVAL_S:
+                _commit(plan.table, tally)
+                waiting_bytes, last_commit = 0, time.monotonic()
+        _commit(plan.table, tally)
+
+
+def _commit(table: SpaceTable, tally: _Tally) -> None:
+    if tally.waiting:
+        table.commit(tally.waiting)
+        tally.num_rows_committed += sum(len(piece.rows) for piece in tally.waiting)
+        tally.num_rows_quarantined += sum(piece.num_quarantined for piece in tally.waiting)
+        tally.waiting = []
+
+
+def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[CommittedPiece, "object"]]:
+    """Pieces as the actor pool finishes them."""
+    import ray.data
+
+    from jobs.workers import EmbedWorker, from_ipc
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    on_gpu = config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    num_units = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else cluster.num_cpus()
+    num_workers = min(config.num_workers or max(1, num_units), len(plan.todo))
+    num_threads = max(1, cluster.num_cpus() // num_workers)
+    dataset = ray.data.from_items(
+        [asdict(piece) for piece in plan.todo], override_num_blocks=min(len(plan.todo), MAX_BLOCKS)
+    )
+    dataset = dataset.map_batches(
+        EmbedWorker,
+        fn_constructor_args=(config.bundle, absolute(config.gallery), config.device, num_threads),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+        num_cpus=1,
+        num_gpus=1 if on_gpu else 0,
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for record in batch.to_pylist():
+            piece = CommittedPiece(record["piece_id"], from_ipc(record["rows"]), record["num_rejected"])
+            yield piece, from_ipc(record["thumbnails"])
+
+
+def _check_counts(plan: _Plan, tally: _Tally) -> None:
+    expected = sum(piece.num_rows for piece in plan.todo)
+    seen = tally.num_rows_committed + tally.num_rows_quarantined - len(plan.broken)
+    if seen != expected:
+        raise DataError("rows were lost on the way", seen=seen, expected=expected, fix="start the same command again")
+
+
+def _quarantine_broken(plan: _Plan, gallery_uri: str) -> None:
+    for uri, error in plan.broken:
+        name = f"shard-{ShardFile(uri, 'rgb', 'train', '', ()).shard_id}.parquet"
+        table = shards.quarantine_table([(uri, None, str(error), None)])
+        shards.write_quarantine(table, join(gallery_uri, "_quarantine", name))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _known(text: str | None, known: tuple[str, ...]) -> str | None:
+    unknown = sorted(set(_names(text) or ()) - set(known))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} unknown, expected some of {', '.join(known)}")
+    return text
+
+
+if __name__ == "__main__":
+    entrypoint.main("embed", EmbedConfig, run)

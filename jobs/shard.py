@@ -1,0 +1,141 @@
+"""A source becomes an archive of Parquet shards: listed once, splits drawn by ground, read and written by Ray tasks."""
+
+if __name__ == "__main__":  # before anything that jobs/ could shadow is imported
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cmir.archive import intake
+from cmir.archive.output import Output
+from cmir.archive.schema import Split
+from cmir.archive.sources import Source
+from cmir.archive.splits import draw_splits
+from cmir.archive.storage import absolute, join
+from jobs import cluster, entrypoint
+from jobs.entrypoint import JobConfig, JobResult
+
+SourceName = Literal["ucmerced", "dsrsid", "pairs", "wald", "folder", "speech", "features", "tts", "synthetic"]
+
+
+class ShardConfig(JobConfig):
+    """Turn a source of imagery or speech into Parquet shards."""
+
+    source: SourceName = Field(description="Kind of source.")
+    output: str = Field(description="Where the archive goes; must not exist yet.")
+    input: str | None = Field(None, description="Folder, file or manifest of the source; s3:// too.")
+    split: Literal["train", "val", "test", "official"] | None = Field(
+        None, description="Put all rows into one split, or keep the source's official one; drawn 80/10/10 otherwise."
+    )
+    split_seed: int = Field(0, description="Seed of the drawn splits.")
+    max_reject_ratio: float = Field(0.1, ge=0, le=1, description="Fail when more than this share of rows is rejected.")
+    scenes: int = Field(300, gt=0, description="synthetic: number of scenes.")
+    seed: int = Field(0, description="synthetic, tts, wald: seed of what is generated.")
+    voices: int = Field(24, gt=0, description="tts, synthetic: number of voices.")
+    labels: str | None = Field(None, description="tts: a file of labels or a,b,c; the 17 of UC Merced otherwise.")
+    hard: bool = Field(False, description="wald: degrade each side by itself (shift, MTF, gain, haze, noise).")
+    chip_size_px: int = Field(256, gt=15, description="pairs: side of a PAN chip in pixels.")
+    resume: bool = Field(False, description="Go on with a partial output of the same command.")
+    overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
+
+    @model_validator(mode="after")
+    def _input_where_needed(self) -> "ShardConfig":
+        generated = self.source in ("tts", "synthetic")
+        if self.input is None and not generated:
+            raise ValueError(f"--source {self.source} needs --input")
+        if self.input is not None and generated:
+            raise ValueError(f"--source {self.source} makes its rows and takes no --input")
+        if self.split == "official" and self.source != "dsrsid":
+            raise ValueError(f"--source {self.source} has no official split")
+        return self
+
+
+def source_of(config: ShardConfig) -> Source:
+    """The reader that the settings name."""
+    uri = absolute(config.input) if config.input else ""
+    match config.source:
+        case "ucmerced":
+            from cmir.archive.sources.ucmerced import UcMercedSource
+
+            return UcMercedSource(uri)
+        case "wald":
+            from cmir.archive.sources.wald import WaldSource
+
+            return WaldSource(uri, hard=config.hard, seed=config.seed)
+        case "pairs":
+            from cmir.archive.sources.pairs import PairsSource
+
+            return PairsSource(uri, chip_size_px=config.chip_size_px)
+        case "dsrsid":
+            from cmir.archive.sources.dsrsid import DsrsidSource
+
+            return DsrsidSource(uri, official_split=config.split == "official")
+        case "folder":
+            from cmir.archive.sources.folder import FolderSource
+
+            return FolderSource(uri)
+        case "speech":
+            from cmir.archive.sources.speech import SpeechSource
+
+            return SpeechSource(uri)
+        case "features":
+            from cmir.archive.sources.features import FeaturesSource
+
+            return FeaturesSource(uri)
+        case "tts":
+            from cmir.archive.sources.tts import TtsSource
+
+            return TtsSource(labels=config.labels, voices=config.voices, seed=config.seed)
+        case "synthetic":
+            from cmir.archive.sources.synthetic import SyntheticSource
+
+            return SyntheticSource(scenes=config.scenes, voices=config.voices, seed=config.seed)
+
+
+def run(config: ShardConfig) -> JobResult:
+    """List, draw splits, write shards; returns the archive's place and counts."""
+    with entrypoint.before_work():
+        source = source_of(config)
+        only: Split | None = None if config.split in (None, "official") else config.split  # type: ignore[assignment]
+        tasks = list(intake.plan_tasks(draw_splits(source.items(), config.split_seed, only)))
+        settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
+        output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
+    summaries = _write(source, tasks, output.working_uri)
+    num_committed = sum(summary.num_rows_committed for summary in summaries)
+    num_quarantined = sum(summary.num_quarantined for summary in summaries)
+    quarantine_uri = join(output.working_uri, "_quarantine")
+    entrypoint.check_reject_ratio(
+        num_quarantined, num_committed + num_quarantined, config.max_reject_ratio, quarantine_uri
+    )
+    intake.forget_tasks(output.working_uri)
+    output.finish()
+    counts = {
+        "num_rows_input": num_committed + num_quarantined,
+        "num_rows_committed": num_committed,
+        "num_rows_skipped": 0,
+        "num_rows_quarantined": num_quarantined,
+        "num_pieces_total": len(tasks),
+        "num_pieces_skipped": 0,
+    }
+    return JobResult({"archive": output.uri}, counts)
+
+
+def _write(source: Source, tasks: list[intake.Task], working_uri: str) -> list[intake.TaskSummary]:
+    cluster.connect()
+    summaries: list[intake.TaskSummary] = []
+    with cluster.progress_bar() as bar:
+        line = bar.add_task("shard", total=sum(len(task.items) for task in tasks), note="items")
+        sizes = {task.index: len(task.items) for task in tasks}
+        calls = ((source, task, working_uri) for task in tasks)
+        for summary in cluster.map_unordered(intake.write_task, calls, max_in_flight=2 * cluster.num_cpus()):
+            summaries.append(summary)
+            bar.advance(line, sizes[summary.index])
+    return summaries
+
+
+if __name__ == "__main__":
+    entrypoint.main("shard", ShardConfig, run)

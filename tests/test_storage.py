@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from cmir.archive import storage
+from cmir.errors import ConfigError, DataError
+
+
+def test_join_keeps_schemes_and_roots() -> None:
+    assert storage.join("s3://b/a/", "c", "d") == "s3://b/a/c/d"
+    assert storage.join("/", "a") == "/a"
+
+
+def test_put_is_whole_and_if_absent_loses_to_what_stands(tmp_path: Path) -> None:
+    uri = str(tmp_path / "new" / "file.json")
+    storage.put_atomic(uri, b"first")
+    with pytest.raises(FileExistsError, match=r"file\.json"):
+        storage.put_atomic(uri, b"second", if_absent=True)
+    storage.put_atomic(uri, b"third")
+    assert storage.read_bytes(uri) == b"third"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.json"]
+
+
+def test_listing_is_sorted_recursive_and_a_file_lists_itself(tmp_path: Path) -> None:
+    for name in ("b/2.parquet", "a/1.parquet", "a/note.txt", "a/.hidden.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"xy")
+    listed = storage.list_files(str(tmp_path), ".parquet")
+    assert [(Path(file.uri).name, file.num_bytes) for file in listed] == [("1.parquet", 2), ("2.parquet", 2)]
+    assert storage.list_files(listed[0].uri) == [listed[0]]
+
+
+def test_missing_places_are_data_errors_that_name_them(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    for call in (storage.list_files, storage.read_bytes, storage.open_input):
+        with pytest.raises(DataError, match=r"input not found.*gone"):
+            call(gone)
+    with pytest.raises(DataError, match="input not found"), storage.local_copy(gone):
+        pass
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unsupported URI: seen gs://b/x, expected a local path"):
+        storage.local_path("gs://b/x")
+
+
+def test_exists_delete_and_move(tmp_path: Path) -> None:
+    source, target = str(tmp_path / "source"), str(tmp_path / "deep" / "target")
+    (tmp_path / "source").mkdir()
+    assert not storage.exists(source), "an empty folder holds nothing"
+    storage.put_atomic(storage.join(source, "a"), b"1")
+    storage.move_tree(source, target)
+    assert storage.read_bytes(storage.join(target, "a")) == b"1"
+    storage.delete_tree(target)
+    storage.delete_tree(target)
+    assert not storage.exists(target)
+
+
+def test_lance_options_come_from_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    options = storage.lance_options("s3://bucket/gallery")
+    assert options is not None
+    assert options["endpoint"] == "http://127.0.0.1:1"
+    assert options["allow_http"] == "true"
+    assert all(isinstance(value, str) for value in options.values())
+    assert storage.lance_options("/local") is None
