@@ -1,0 +1,207 @@
+"""Batches of utterances as a microphone, a room, a telephone or another speaker would have made them (training only).
+
+All filters of an utterance (room, spectral tilt, band limits) are multiplied into one transfer function and applied by
+one FFT per batch. Each effect is drawn per utterance from torch's own generator; waveforms stay on their device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechAugmentation:
+    """How often (shares 0..1) and how much; the defaults were chosen on held-out synthetic voices."""
+
+    speed_share: float = 0.8
+    speed_range: tuple[float, float] = (0.82, 1.22)  # pitch, formants and tempo together
+    room_share: float = 0.4
+    reverberation_s: tuple[float, float] = (0.08, 0.5)  # RT60
+    tilt_db_per_octave: float = 3.0  # largest, either way, around 1 kHz
+    telephone_share: float = 0.15  # band 300..3400 Hz, ITU-T G.712
+    noise_share: float = 0.7
+    snr_db: tuple[float, float] = (5.0, 35.0)
+    clipping_share: float = 0.1
+    clipping_level: tuple[float, float] = (0.2, 0.8)  # of the peak
+    shift_s: float = 0.15  # most silence put before and after
+
+
+class SpeechAugmenter(nn.Module):
+    """Waveforms in, changed waveforms out; an own random draw for each utterance."""
+
+    def __init__(self, settings: SpeechAugmentation | None = None) -> None:
+        super().__init__()
+        self.settings = settings or SpeechAugmentation()
+
+    def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """f32[B,T] zero-padded and i64[B] -> f32[B,T'] zero-padded and i64[B]; T' fits the longest."""
+        with torch.no_grad():
+            changed_BT, length_B = self._change_speed(waveform_BT, num_samples_B)
+            changed_BT, length_B = self._add_silence(changed_BT, length_B)
+            changed_BT = self._filter(changed_BT)
+            changed_BT = self._clip(changed_BT)
+            changed_BT = self._add_noise(changed_BT, length_B)
+            return changed_BT * _inside(length_B, changed_BT.shape[1]), length_B
+
+    def _change_speed(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Resample by linear interpolation: faster is shorter and higher, as on a tape."""
+        low, high = self.settings.speed_range
+        factor_B = _uniform(waveform_BT, low, high)
+        factor_B = torch.where(_chosen(waveform_BT, self.settings.speed_share), factor_B, 1.0)
+        length_B = (num_samples_B / factor_B).floor().long().clamp(min=1)
+        position_BT = torch.arange(int(length_B.max()), device=waveform_BT.device)[None] * factor_B[:, None]
+        left_BT = position_BT.floor()
+        index_BT = left_BT.long().clamp(max=waveform_BT.shape[1] - 1)
+        next_BT = (index_BT + 1).clamp(max=waveform_BT.shape[1] - 1)
+        weight_BT = position_BT - left_BT
+        changed = torch.lerp(waveform_BT.gather(1, index_BT), waveform_BT.gather(1, next_BT), weight_BT)
+        return changed * _inside(length_B, changed.shape[1]), length_B
+
+    def _add_silence(self, waveform_BT: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+        most = int(self.settings.shift_s * SAMPLE_RATE_HZ)
+        before_B = (_uniform(waveform_BT, 0.0, 1.0) * most).long()
+        after_B = (_uniform(waveform_BT, 0.0, 1.0) * most).long()
+        total_B = before_B + length_B + after_B
+        index_BT = torch.arange(int(total_B.max()), device=waveform_BT.device)[None] - before_B[:, None]
+        inside_BT = (index_BT >= 0) & (index_BT < length_B[:, None])
+        moved_BT = waveform_BT.gather(1, index_BT.clamp(0, waveform_BT.shape[1] - 1)) * inside_BT
+        return moved_BT, total_B
+
+    def _filter(self, waveform_BT: Tensor) -> Tensor:
+        """Room, tilt and telephone band in one multiplication of spectra."""
+        num_samples = waveform_BT.shape[1]
+        tail = int(self.settings.reverberation_s[1] * SAMPLE_RATE_HZ)
+        size = _fast_size(num_samples + tail)
+        frequency_F = torch.fft.rfftfreq(size, 1.0 / SAMPLE_RATE_HZ, device=waveform_BT.device)
+        response_BF = self._tilt(waveform_BT, frequency_F) * self._telephone(waveform_BT, frequency_F)
+        spectrum_BF = torch.fft.rfft(waveform_BT, size) * response_BF
+        roomy = _chosen(waveform_BT, self.settings.room_share).nonzero()[:, 0]
+        if len(roomy):
+            room_RF = torch.fft.rfft(self._room(waveform_BT[roomy], tail), size)
+            spectrum_BF = spectrum_BF.index_copy(0, roomy, spectrum_BF[roomy] * room_RF)
+        filtered: Tensor = torch.fft.irfft(spectrum_BF, size)[:, :num_samples]
+        return filtered
+
+    def _tilt(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
+        slope_B = _uniform(like_BT, -1.0, 1.0) * self.settings.tilt_db_per_octave
+        octaves_F = (frequency_F.clamp(min=60.0) / 1000.0).log2()
+        return torch.pow(10.0, slope_B[:, None] * octaves_F[None] / 20.0)
+
+    def _telephone(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
+        band_F = torch.sigmoid((frequency_F - 300.0) / 40.0) * torch.sigmoid((3400.0 - frequency_F) / 100.0)
+        chosen_B = _chosen(like_BT, self.settings.telephone_share)
+        return torch.where(chosen_B[:, None], band_F[None], 1.0)
+
+    def _room(self, like_RT: Tensor, tail: int) -> Tensor:
+        """Impulse responses f32[R,tail]: the direct sound, then noise that falls by 60 dB within the drawn RT60."""
+        rt60_R = _uniform(like_RT, *self.settings.reverberation_s)
+        time_T = torch.arange(tail, device=like_RT.device) / SAMPLE_RATE_HZ
+        decay_RT = torch.exp(-6.9078 * time_T[None] / rt60_R[:, None])  # ln(1000): 60 dB of amplitude
+        echoes_RT = torch.randn(len(like_RT), tail, device=like_RT.device) * decay_RT
+        energy_R = echoes_RT.square().sum(dim=1).sqrt()
+        echoes_RT = echoes_RT * (_uniform(like_RT, 0.2, 1.0) / energy_R)[:, None]
+        echoes_RT[:, 0] += 1.0
+        return echoes_RT
+
+    def _clip(self, waveform_BT: Tensor) -> Tensor:
+        peak_B = waveform_BT.abs().amax(dim=1)
+        level_B = torch.where(
+            _chosen(waveform_BT, self.settings.clipping_share),
+            _uniform(waveform_BT, *self.settings.clipping_level),
+            1.0,
+        )
+        limit_B = (peak_B * level_B)[:, None]
+        return torch.maximum(torch.minimum(waveform_BT, limit_B), -limit_B)
+
+    def _add_noise(self, waveform_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Noise whose spectrum falls by 0, 3 or 6 dB per octave or lies between, at a signal-to-noise ratio."""
+        rms_B = (waveform_BT.square().sum(dim=1) / length_B).sqrt()
+        white_BT = torch.randn_like(waveform_BT)
+        brown_BT = F.avg_pool1d(F.pad(white_BT[:, None], (12, 12)), 25, stride=1)[:, 0] * 5.0  # keeps unit power
+        mix_B = _uniform(waveform_BT, 0.0, 1.0)[:, None]
+        noise_BT = mix_B.sqrt() * white_BT + (1.0 - mix_B).sqrt() * brown_BT
+        ratio_B = torch.pow(10.0, -_uniform(waveform_BT, *self.settings.snr_db) / 20.0)
+        ratio_B = ratio_B * _chosen(waveform_BT, self.settings.noise_share)
+        return waveform_BT + noise_BT * (rms_B * ratio_B)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class SpectrogramAugmentation:
+    """Changes of log-mel spectrograms: vocal tract length, tempo, and SpecAugment's masks (Park et al. 2019)."""
+
+    warp_range: tuple[float, float] = (0.85, 1.18)  # of the mel axis
+    tempo_range: tuple[float, float] = (0.8, 1.25)
+    num_bands: int = 2
+    band_mels: int = 10
+    num_gaps: int = 2
+    gap_share: float = 0.12  # of an utterance's frames
+
+
+class SpectrogramAugmenter(nn.Module):
+    """log-mel f32[B,M,F] with i64[B] frames -> the same kind, changed; an own random draw for each utterance."""
+
+    def __init__(self, settings: SpectrogramAugmentation | None = None) -> None:
+        super().__init__()
+        self.settings = settings or SpectrogramAugmentation()
+
+    def forward(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Warped and masked spectrograms and their frame counts; masked cells hold 0, the mean of a normalised one."""
+        with torch.no_grad():
+            warped_BMF, num_frames_B = self._warp(mel_BMF, num_frames_B)
+            return self._mask(warped_BMF, num_frames_B), num_frames_B
+
+    def _warp(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample the spectrogram on another grid of mels and frames, bilinearly."""
+        num_mels, total = mel_BMF.shape[1:]
+        tempo_B = _uniform(mel_BMF, *self.settings.tempo_range)
+        warp_B = _uniform(mel_BMF, *self.settings.warp_range)
+        frames_B = (num_frames_B / tempo_B).floor().long().clamp(min=1)
+        frame_BF = torch.arange(int(frames_B.max()), device=mel_BMF.device)[None] * tempo_B[:, None]
+        mel_BM = torch.arange(num_mels, device=mel_BMF.device)[None] * warp_B[:, None]
+        x_BF, y_BM = frame_BF * 2 / max(total - 1, 1) - 1, mel_BM * 2 / (num_mels - 1) - 1
+        shape = (len(mel_BMF), num_mels, x_BF.shape[1])
+        grid = torch.stack([x_BF[:, None, :].expand(shape), y_BM[:, :, None].expand(shape)], dim=-1)
+        warped = F.grid_sample(mel_BMF[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
+        return warped * _inside(frames_B, warped.shape[2])[:, None], frames_B
+
+    def _mask(self, mel_BMF: Tensor, num_frames_B: Tensor) -> Tensor:
+        keep = torch.ones_like(mel_BMF)
+        for _ in range(self.settings.num_bands):
+            width_B = _uniform(mel_BMF, 0.0, 1.0) * self.settings.band_mels
+            start_B = _uniform(mel_BMF, 0.0, 1.0) * (mel_BMF.shape[1] - width_B)
+            keep = keep * ~_between(start_B, width_B, mel_BMF.shape[1])[:, :, None]
+        for _ in range(self.settings.num_gaps):
+            width_B = _uniform(mel_BMF, 0.0, 1.0) * self.settings.gap_share * num_frames_B
+            start_B = _uniform(mel_BMF, 0.0, 1.0) * (num_frames_B - width_B)
+            keep = keep * ~_between(start_B, width_B, mel_BMF.shape[2])[:, None, :]
+        return mel_BMF * keep
+
+
+def _uniform(like: Tensor, low: float, high: float) -> Tensor:
+    """One draw per utterance f32[B]."""
+    return torch.empty(like.shape[0], device=like.device).uniform_(low, high)
+
+
+def _chosen(like: Tensor, share: float) -> Tensor:
+    return torch.rand(like.shape[0], device=like.device) < share
+
+
+def _inside(length_B: Tensor, total: int) -> Tensor:
+    """bool[B,total]: positions before each length."""
+    return torch.arange(total, device=length_B.device)[None] < length_B[:, None]
+
+
+def _between(start_B: Tensor, width_B: Tensor, total: int) -> Tensor:
+    """bool[B,total]: whole positions within [start, start + width)."""
+    position = torch.arange(total, device=start_B.device)[None]
+    return (position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])
+
+
+def _fast_size(least: int) -> int:
+    """The smallest size of at least `least` samples that is a power of two, or one and a half of one: quick FFTs."""
+    power = 1 << (least - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= least else power
