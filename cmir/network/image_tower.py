@@ -23,7 +23,7 @@ from cmir.archive.schema import IMAGE_MODALITIES, Modality
 
 _STEM_STRIDE: Final = 4
 _GROUP_CHANNELS: Final = 16  # channels normalised together (Wu and He, "Group normalization", 2018)
-# Octaves of log wavelength: 300 nm .. 15 um is 5.6 octaves, the finest wave resolves about 1/16 octave (30 nm in green).
+# Octaves of log wavelength: 300 nm .. 15 um is 5.6 of them, the finest wave resolves 1/16 octave (30 nm in green).
 _NUM_FREQUENCIES: Final = 6
 _REFERENCE_NM: Final = 550.0
 _RELU_GAIN: Final = math.sqrt(2.0)  # keeps the variance through a ReLU (He et al., 2015)
@@ -44,7 +44,7 @@ class ImageTowerConfig(BaseModel):
     def stage_widths(self) -> tuple[int, ...]:
         """Channels of each stage: the last has `width`, each one before it half, at least 32."""
         count = len(self.depths)
-        return tuple(max(32, self.width >> (count - 1 - stage)) for stage in range(count - 1)) + (self.width,)
+        return (*(max(32, self.width >> (count - 1 - stage)) for stage in range(count - 1)), self.width)
 
 
 class BandStem(nn.Module):

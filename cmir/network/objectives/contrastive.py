@@ -114,7 +114,7 @@ def label_loss(vectors: Tensor, targets: Targets, prototypes: Tensor, log_scale:
 
 
 def class_loss(vectors: Tensor, targets: Targets, prototypes: Tensor, scale: Tensor) -> Tensor:
-    """Cross-entropy over scale * cosine to class prototypes f32[K,D], mean over the items that know their class f32[]."""
+    """Cross-entropy over scale * cosine to class prototypes f32[K,D], mean over items that know their class, f32[]."""
     rows = targets.class_id != UNKNOWN
     if not bool(rows.any()) or len(prototypes) < 2:
         return _zero(vectors)

@@ -1,0 +1,110 @@
+"""Normalised batches -> varied ones: chips as if seen from elsewhere and by another instrument, speech elsewhere too.
+
+Overhead imagery has no up: chips are turned by quarters and mirrored (the eight symmetries of the square), and cut,
+stretched and shifted by one affine resampling for the whole batch. Then the instrument varies: gain and offset of all
+bands and of each, blur (another MTF), noise. All sensors of one ground vary independently, which is what makes pair
+retrieval hold where a pair was not seen under the same conditions. Everything is drawn from one generator, so a step's
+batch is the same after a resume.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class ImageAugmentation(BaseModel):
+    """How much chips vary; amounts of gain, offset and noise are in standard deviations of normalised pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_area: float = Field(default=0.6, gt=0, le=1, description="smallest part of a chip that a cut keeps")
+    stretch: float = Field(default=0.15, ge=0, description="log of the largest change of aspect")
+    gain: float = Field(default=0.2, ge=0, description="deviation of the contrast of all bands")
+    offset: float = Field(default=0.2, ge=0, description="deviation of the brightness of all bands")
+    band_offset: float = Field(default=0.1, ge=0, description="deviation of the brightness of each band")
+    blur: float = Field(default=0.3, ge=0, le=1, description="share of chips that are blurred")
+    noise: float = Field(default=0.1, ge=0, description="largest deviation of white noise")
+    unknown_gsd: float = Field(default=0.3, ge=0, le=1, description="share of chips whose gsd is withheld")
+    gsd_jitter: float = Field(default=0.2, ge=0, description="deviation of the log of the gsd that is told")
+
+
+def augment_chips(
+    pixels: Tensor, gsd_m: Tensor, size_px: int, settings: ImageAugmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Normalised f32[B,C,h,w] and gsd_m f32[B] -> f32[B,C,size,size] and gsd_m of the varied chips.
+
+    `generator` lives on the CPU whatever the pixels' device, so that the same draws are made everywhere.
+    """
+    device, count = pixels.device, len(pixels)
+    grid = F.affine_grid(
+        _random_frames(count, settings, generator).to(device), [count, pixels.shape[1], size_px, size_px], False
+    )
+    cut = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    blurred = (torch.rand(count, generator=generator) < settings.blur).to(device)
+    if bool(blurred.any()):
+        strength = torch.rand(count, 1, 1, 1, generator=generator).to(device) * blurred[:, None, None, None]
+        smooth = F.avg_pool2d(F.pad(cut, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        cut = torch.lerp(cut, smooth, strength)
+    return _vary_radiometry(cut, settings, generator), _vary_gsd(gsd_m.to(device), settings, generator)
+
+
+def resize_chips(pixels: Tensor, size_px: int) -> Tensor:
+    """f32[B,C,h,w] -> f32[B,C,size,size], antialiased, without variation."""
+    if pixels.shape[-2:] == (size_px, size_px):
+        return pixels
+    return F.interpolate(pixels, size=(size_px, size_px), mode="bilinear", antialias=True)
+
+
+def augment_speech(waveform: Tensor, num_samples: Tensor, generator: torch.Generator) -> Tensor:
+    """Waveforms f32[B,T] with white and low-passed noise 10 to 50 dB below the speech; zeros beyond the end stay."""
+    count, length = waveform.shape
+    level = waveform.square().sum(dim=1).div(num_samples.clamp(min=1)).sqrt()[:, None]
+    decibels = torch.empty(count, 1).uniform_(-50.0, -10.0, generator=generator)
+    noise = torch.randn(count, length, generator=generator)
+    hum = F.avg_pool1d(F.pad(noise[:, None], (8, 7), mode="replicate"), 16, stride=1)[:, 0] * 4.0
+    colour = torch.rand(count, 1, generator=generator)
+    mixed = torch.lerp(noise, hum, colour).to(waveform.device) * (10.0 ** (decibels / 20.0)).to(waveform.device)
+    sounding = torch.arange(length, device=waveform.device)[None] < num_samples[:, None]
+    return waveform + mixed * level * sounding
+
+
+def _random_frames(count: int, settings: ImageAugmentation, generator: torch.Generator) -> Tensor:
+    """f32[B,2,3]: where each output looks in its input: a cut, stretched, mirrored, turned by quarters, shifted."""
+
+    def draw(low: float, high: float, *columns: int) -> Tensor:
+        return torch.empty(count, *columns).uniform_(low, high, generator=generator)
+
+    side = draw(settings.min_area, 1.0).sqrt()
+    aspect = draw(-settings.stretch, settings.stretch).exp()
+    width, height = (side * aspect).clamp(max=1.0), (side / aspect).clamp(max=1.0)
+    quarter = torch.randint(0, 4, (count,), generator=generator) * (math.pi / 2)
+    mirror = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
+    turn = torch.stack([quarter.cos(), -quarter.sin(), quarter.sin(), quarter.cos()], dim=1).view(count, 2, 2)
+    scale = torch.diag_embed(torch.stack([width * mirror, height], dim=1))
+    frames = turn @ scale
+    room = 1.0 - frames.abs().sum(dim=2)  # a quarter turn swaps the sides: room along each axis of the input
+    shift = draw(-1.0, 1.0, 2) * room.clamp(min=0.0)
+    return torch.cat([frames, shift[:, :, None]], dim=2)
+
+
+def _vary_radiometry(pixels: Tensor, settings: ImageAugmentation, generator: torch.Generator) -> Tensor:
+    count, bands = pixels.shape[:2]
+
+    def normal(channels: int, amount: float) -> Tensor:
+        return (torch.randn(count, channels, 1, 1, generator=generator) * amount).to(pixels.device)
+
+    varied = pixels * normal(1, settings.gain).exp()
+    varied = varied + normal(1, settings.offset) + normal(bands, settings.band_offset)
+    if not settings.noise:
+        return varied
+    deviation = torch.rand(count, 1, 1, 1, generator=generator).square().to(pixels.device) * settings.noise
+    return varied + torch.randn(pixels.shape, generator=generator).to(pixels.device) * deviation
+
+
+def _vary_gsd(gsd_m: Tensor, settings: ImageAugmentation, generator: torch.Generator) -> Tensor:
+    jitter = (torch.randn(len(gsd_m), generator=generator) * settings.gsd_jitter).exp().to(gsd_m.device)
+    withheld = (torch.rand(len(gsd_m), generator=generator) < settings.unknown_gsd).to(gsd_m.device)
+    return torch.where(withheld, torch.full_like(gsd_m, math.nan), gsd_m * jitter)
