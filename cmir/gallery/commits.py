@@ -1,0 +1,149 @@
+"""Rows become visible in a Lance table by compare-and-set: a commit holds only if nobody wrote since we looked.
+
+The surprising decision: a plain Lance append never conflicts, so two writers that both find a piece absent would both
+add it. A `Merge` commit lists the fragments of the whole table, therefore it conflicts with every other change of rows
+(merge, delete, compaction) and passes beside index builds, which change none. With retries inside Lance switched off,
+"read, choose what is absent, commit, on conflict read again" is exact for any number of writers. New fragments carry
+id 0; Lance draws their ids from the table's high-water mark, so that ids of deleted fragments are never used again.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata, write_fragments
+
+from cmir.archive import storage
+from cmir.errors import GalleryError
+
+log = logging.getLogger("cmir")
+
+MAX_ATTEMPTS: Final = 100
+_FIRST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Rows that are absent from the version looked at; `keys` name them, equal keys mean equal rows."""
+
+    keys: tuple[str, ...]
+    rows: pa.Table
+
+
+def open_table(uri: str, version: int | str | None = None) -> lance.LanceDataset:
+    """The Lance table at a URI, at its newest version, a version number or a tag.
+
+    Raises GalleryError where there is none. Only not-found is turned into that; other trouble keeps its own error.
+    """
+    try:
+        return lance.dataset(uri, version=version, storage_options=storage.lance_options(uri))
+    except ValueError as error:
+        if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
+            raise
+        seen = "no table" if version is None else f"no version {version!r}"
+        raise GalleryError("table not found", seen=seen, where=uri, fix="run jobs/embed.py") from error
+
+
+def exists_table(uri: str) -> bool:
+    """True where a Lance table stands."""
+    try:
+        open_table(uri)
+    except GalleryError:
+        return False
+    return True
+
+
+def ensure_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
+    """The table at a URI, created empty where there is none; any number of creators get the same one."""
+    if not exists_table(uri):
+        if not storage.is_s3(uri):
+            storage.local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lance.write_dataset(schema.empty_table(), uri, mode="create", storage_options=storage.lance_options(uri))
+        except OSError as error:
+            if "already exists" not in str(error) and not is_conflict(error):
+                raise
+    return open_table(uri)
+
+
+def add_absent(uri: str, choose: Callable[[lance.LanceDataset], Addition]) -> lance.LanceDataset:
+    """Add what `choose` finds absent in the newest version; returns the version that holds it.
+
+    `choose` is called again after every conflict, with the newer version. Raises GalleryError when other writers won
+    `MAX_ATTEMPTS` times in a row, or when the row count after the commit is not the one it must be.
+    """
+    written: tuple[tuple[str, ...], list[FragmentMetadata]] = ((), [])
+    for attempt in range(MAX_ATTEMPTS):
+        dataset = open_table(uri)
+        addition = choose(dataset)
+        if not len(addition.rows):
+            return dataset
+        if written[0] != addition.keys:
+            written = (addition.keys, _write(dataset, addition.rows))
+        try:
+            committed = _commit(dataset, written[1])
+        except OSError as error:
+            if not is_conflict(error):
+                raise
+            log.debug("commit to %s lost a race, attempt %d", uri, attempt + 1)
+            time.sleep(random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
+            continue
+        _check_count(uri, dataset, len(addition.rows), committed)
+        return committed
+    raise GalleryError(
+        "commit lost every race", seen=f"{MAX_ATTEMPTS} attempts", where=uri, fix="run fewer jobs at once"
+    )
+
+
+def is_conflict(error: OSError) -> bool:
+    """True where Lance says that another writer came first; compaction and creation have no class of their own."""
+    text = str(error).lower()
+    return isinstance(error, CommitConflictError) or "commit conflict" in text or "concurrent commit" in text
+
+
+def quoted(value: str) -> str:
+    """A text as an SQL literal.
+
+    >>> quoted("O'Brien")
+    "'O''Brien'"
+    """
+    return "'" + value.replace("'", "''") + "'"
+
+
+def is_one_of(column: str, values: list[str]) -> str:
+    """SQL that holds for the rows whose column is one of the values; for none where there are none.
+
+    >>> is_one_of("modality", ["ms", "rgb"])
+    "modality IN ('ms', 'rgb')"
+    """
+    return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
+
+
+def _write(dataset: lance.LanceDataset, rows: pa.Table) -> list[FragmentMetadata]:
+    options = storage.lance_options(dataset.uri)
+    return list(write_fragments(rows, dataset, schema=rows.schema, storage_options=options))
+
+
+def _commit(dataset: lance.LanceDataset, new: list[FragmentMetadata]) -> lance.LanceDataset:
+    standing = [fragment.metadata for fragment in dataset.get_fragments()]
+    return lance.LanceDataset.commit(
+        dataset,
+        lance.LanceOperation.Merge([*standing, *new], dataset.lance_schema),
+        read_version=dataset.version,
+        storage_options=storage.lance_options(dataset.uri),
+        max_retries=0,
+    )
+
+
+def _check_count(uri: str, before: lance.LanceDataset, num_added: int, after: lance.LanceDataset) -> None:
+    expected, seen = before.count_rows() + num_added, after.count_rows()
+    if seen != expected:
+        fix = "run jobs/index.py --check and report what it says"
+        raise GalleryError("commit changed the wrong number of rows", seen=seen, expected=expected, where=uri, fix=fix)

@@ -1,0 +1,185 @@
+"""What is committed: the piece_id column of the rows themselves, and beside it the pieces of which no row survived.
+
+The rows are the truth, so a piece and its rows cannot disagree and clean-up or compaction cannot lose the record. Three
+small places hold what rows cannot tell: `_ledger` (pieces with quarantined rows, also those with no row left),
+`_shards` (where a shard lay, for pruning) and `_spaces/<space_id>.json` (dimension and bundle). The two tables are only
+appended to and read as sets, so a record written twice changes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cmir.archive import storage
+from cmir.errors import DataError, GalleryError
+from cmir.gallery import commits
+
+LEDGER_SCHEMA: Final = pa.schema(
+    [
+        pa.field("space_id", pa.string(), nullable=False),
+        pa.field("piece_id", pa.string(), nullable=False),
+        pa.field("num_rows", pa.int64(), nullable=False),  # that survived
+        pa.field("num_quarantined", pa.int64(), nullable=False),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+SHARDS_SCHEMA: Final = pa.schema(
+    [pa.field("shard_id", pa.string(), nullable=False), pa.field("shard_uri", pa.string(), nullable=False)]
+)
+_DELETE_AT_ONCE: Final = 1000  # pieces named in one predicate
+
+
+class SpaceRecord(BaseModel):
+    """What a gallery knows of a space before any row: written when its first job starts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    space_id: str
+    dim: int
+    bundle_uri: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A piece that left rows in quarantine; `num_rows` of it survived."""
+
+    piece_id: str
+    num_rows: int
+    num_quarantined: int
+
+
+def shard_of(piece_id: str) -> tuple[str, str]:
+    """(shard_id, version) of a piece_id, `<shard_id>.<version>.<row_group>`.
+
+    >>> shard_of("ab12.9f.3")
+    ('ab12', '9f')
+    """
+    parts = piece_id.split(".")
+    if len(parts) != 3:
+        raise GalleryError("not a piece_id", seen=piece_id, expected="<shard_id>.<version>.<row_group>")
+    return parts[0], parts[1]
+
+
+class PieceIndex:
+    """The pieces that have rows in a table, kept up to date by reading only fragments not seen before."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, str] = {}  # fragment id -> what is deleted of it
+        self._pieces: set[str] = set()
+
+    def at(self, dataset: lance.LanceDataset) -> frozenset[str]:
+        """Pieces with at least one row in this version of the table; reads one string column of the new fragments."""
+        fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+        state = {number: str(fragment.metadata.deletion_file) for number, fragment in fragments.items()}
+        if any(state.get(number) != deleted for number, deleted in self._seen.items()):
+            self._seen, self._pieces = {}, set()  # something was deleted or compacted: read all again
+        fresh = [fragment for number, fragment in fragments.items() if number not in self._seen]
+        if fresh:
+            for batch in dataset.scanner(columns=["piece_id"], fragments=fresh).to_batches():
+                self._pieces.update(pc.unique(batch["piece_id"]).to_pylist())
+        self._seen = state
+        return frozenset(self._pieces)
+
+
+class Ledger:
+    """The records of a gallery that are not rows of a space."""
+
+    def __init__(self, gallery_uri: str) -> None:
+        self._gallery_uri = gallery_uri
+        self._ledger_uri = storage.join(gallery_uri, "_ledger.lance")
+        self._shards_uri = storage.join(gallery_uri, "_shards.lance")
+
+    def record_space(self, space_id: str, dim: int, bundle_uri: str) -> None:
+        """Remember a space and where its bundle lies; the newest bundle URI is kept."""
+        record = SpaceRecord(space_id=space_id, dim=dim, bundle_uri=bundle_uri, recorded_at=datetime.now(UTC))
+        storage.put_atomic(self._space_uri(space_id), record.model_dump_json(indent=1).encode())
+
+    def space(self, space_id: str) -> SpaceRecord:
+        """The record of a space. Raises GalleryError where the gallery holds none of that name."""
+        uri = self._space_uri(space_id)
+        try:
+            return SpaceRecord.model_validate_json(storage.read_bytes(uri))
+        except DataError as error:
+            known = ", ".join(self.space_ids()) or "none"
+            raise GalleryError(
+                "space not in gallery", seen=space_id, expected=known, where=self._gallery_uri
+            ) from error
+        except ValidationError as error:
+            raise GalleryError("space record not readable", seen=error, where=uri, fix="run jobs/embed.py") from error
+
+    def space_ids(self) -> list[str]:
+        """All spaces of the gallery, sorted."""
+        folder = storage.join(self._gallery_uri, "_spaces")
+        if not storage.exists(folder):
+            return []
+        return sorted(storage.name_of(file.uri).removesuffix(".json") for file in storage.list_files(folder, ".json"))
+
+    def add(self, space_id: str, entries: Sequence[LedgerEntry]) -> None:
+        """Append entries; writing one twice changes nothing."""
+        if not entries:
+            return
+        now = datetime.now(UTC)
+        rows = [
+            {
+                "space_id": space_id,
+                "piece_id": entry.piece_id,
+                "num_rows": entry.num_rows,
+                "num_quarantined": entry.num_quarantined,
+                "recorded_at": now,
+            }
+            for entry in entries
+        ]
+        _append(self._ledger_uri, pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
+
+    def entries(self, space_id: str) -> list[LedgerEntry]:
+        """The newest entry of every piece that left rows in quarantine, or has no rows at all."""
+        if not commits.exists_table(self._ledger_uri):
+            return []
+        wanted = commits.is_one_of("space_id", [space_id])
+        table = commits.open_table(self._ledger_uri).to_table(filter=wanted).sort_by("recorded_at")
+        columns = (table[name].to_pylist() for name in ("piece_id", "num_rows", "num_quarantined"))
+        return list({entry[0]: LedgerEntry(*entry) for entry in zip(*columns, strict=True)}.values())
+
+    def forget(self, space_id: str, piece_ids: Iterable[str]) -> None:
+        """Remove the entries of pieces whose shard changed or is gone."""
+        if commits.exists_table(self._ledger_uri):
+            delete_pieces(commits.open_table(self._ledger_uri), piece_ids, commits.is_one_of("space_id", [space_id]))
+
+    def record_shards(self, shard_uris: Mapping[str, str]) -> None:
+        """Remember where shards lie (shard_id -> URI); those known already are not written again."""
+        known = self.shards()
+        fresh = [{"shard_id": key, "shard_uri": uri} for key, uri in shard_uris.items() if known.get(key) != uri]
+        if fresh:
+            _append(self._shards_uri, pa.Table.from_pylist(fresh, schema=SHARDS_SCHEMA))
+
+    def shards(self) -> dict[str, str]:
+        """Where every shard lay that was ever embedded here: shard_id -> URI."""
+        if not commits.exists_table(self._shards_uri):
+            return {}
+        table = commits.open_table(self._shards_uri).to_table()
+        return dict(zip(table["shard_id"].to_pylist(), table["shard_uri"].to_pylist(), strict=True))
+
+    def _space_uri(self, space_id: str) -> str:
+        return storage.join(self._gallery_uri, "_spaces", f"{space_id}.json")
+
+
+def delete_pieces(dataset: lance.LanceDataset, piece_ids: Iterable[str], condition: str = "true") -> int:
+    """Delete the rows of pieces; returns how many rows went."""
+    wanted = sorted(piece_ids)
+    num_deleted = 0
+    for start in range(0, len(wanted), _DELETE_AT_ONCE):
+        predicate = commits.is_one_of("piece_id", wanted[start : start + _DELETE_AT_ONCE])
+        num_deleted += int(dataset.delete(f"({predicate}) AND ({condition})")["num_deleted_rows"])
+    return num_deleted
+
+
+def _append(uri: str, rows: pa.Table) -> None:
+    commits.ensure_table(uri, rows.schema)
+    lance.write_dataset(rows, uri, mode="append", storage_options=storage.lance_options(uri))

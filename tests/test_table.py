@@ -1,0 +1,271 @@
+"""Commits of pieces: exactly once for one writer, for many, and for one that is killed."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cmir.archive.schema import THUMBNAIL_SCHEMA, gallery_schema
+from cmir.errors import GalleryError, SpaceMismatchError
+from cmir.gallery import commits
+from cmir.gallery.ledger import shard_of
+from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
+from tests.gallery_rows import DIM, SPACE, VERSION_1, VERSION_2, piece_name, piece_rows, rows, vector_of
+
+ROWS_PER_PIECE = 20
+
+
+def space_at(uri: str | Path, dim: int = DIM) -> SpaceTable:
+    return Gallery.create(str(uri)).space(SPACE, dim, "bundle")
+
+
+def committed(piece_id: str, num_rows: int = ROWS_PER_PIECE, num_quarantined: int = 0) -> CommittedPiece:
+    return CommittedPiece(piece_id, piece_rows(piece_id, num_rows), num_quarantined)
+
+
+def ids_of(space: SpaceTable) -> list[str]:
+    return sorted(space.dataset().to_table(columns=["item_id"])["item_id"].to_pylist())
+
+
+def ids_of_pieces(names: list[str], num_rows: int = ROWS_PER_PIECE) -> list[str]:
+    return sorted(item for name in names for item in piece_rows(name, num_rows)["item_id"].to_pylist())
+
+
+def test_lancedb_reads_the_table_as_the_gallery_schema(tmp_path: Path) -> None:
+    space_at(tmp_path).commit([committed(piece_name("a", 0))])
+    database = lancedb.connect(str(tmp_path))
+    assert database.list_tables().tables == [SPACE]
+    table = database.open_table(SPACE)
+    assert table.schema.equals(gallery_schema(DIM))
+    assert table.to_arrow().sort_by("item_id").equals(piece_rows(piece_name("a", 0), ROWS_PER_PIECE).sort_by("item_id"))
+
+
+def test_many_pieces_become_visible_in_one_version(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    before = space.dataset().version
+    report = space.commit([committed(piece_name("a", i)) for i in range(5)])
+    assert (report.num_rows, report.num_pieces, report.num_pieces_skipped) == (100, 5, 0)
+    assert report.table_version == space.dataset().version == before + 1
+    assert space.committed_pieces() == {piece_name("a", i) for i in range(5)}
+
+
+def test_committing_twice_is_committing_once(tmp_path: Path) -> None:
+    space, again = space_at(tmp_path), space_at(tmp_path)
+    names = [piece_name("a", i) for i in range(3)]
+    space.commit([committed(name) for name in names[:2]])
+    report = again.commit([committed(name) for name in names])
+    assert (report.num_pieces, report.num_pieces_skipped) == (1, 2)
+    assert space.commit([committed(name) for name in names]).num_rows == 0
+    assert ids_of(space) == ids_of_pieces(names)
+
+
+def test_writer_that_lost_the_race_adds_only_what_is_missing(tmp_path: Path) -> None:
+    first = space_at(tmp_path)
+    stale = commits.open_table(first.uri)
+    first.commit([committed(piece_name("a", 0))])
+    looked_at: list[int] = []
+
+    def choose(dataset: object) -> commits.Addition:  # the first look sees the version before the other writer
+        seen = stale if not looked_at else commits.open_table(first.uri)
+        looked_at.append(seen.version)
+        wanted = committed(piece_name("a", 0)).rows if seen.count_rows() == 0 else gallery_schema(DIM).empty_table()
+        return commits.Addition(("a",), wanted)
+
+    original = commits.open_table
+    try:
+        commits.open_table = lambda uri, version=None: stale if not looked_at else original(uri, version)  # type: ignore[assignment]
+        commits.add_absent(first.uri, choose)
+    finally:
+        commits.open_table = original
+    assert len(looked_at) == 2
+    assert ids_of(first) == ids_of_pieces([piece_name("a", 0)])
+
+
+def _write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
+    space = space_at(uri)
+    names = [piece_name("a", i) for i in range(num_pieces)]
+    random.Random(seed).shuffle(names)
+    for start in range(0, num_pieces, 2 + seed):
+        space.commit([committed(name) for name in names[start : start + 2 + seed]])
+
+
+def test_four_processes_over_the_same_pieces_double_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    uri, num_pieces = str(tmp_path / "gallery"), 18
+    writers = [context.Process(target=_write_overlapping, args=(uri, seed, num_pieces)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    names = [piece_name("a", i) for i in range(num_pieces)]
+    space = space_at(uri)
+    assert ids_of(space) == ids_of_pieces(names)
+    assert space.committed_pieces() == set(names)
+    table = space.dataset().to_table(columns=["item_id", "vector"])
+    for item_id, vector in zip(table["item_id"].to_pylist(), table["vector"].to_pylist(), strict=True):
+        np.testing.assert_allclose(vector, vector_of(item_id), atol=1e-7)
+
+
+def _write_in_order(uri: str, num_pieces: int) -> None:
+    space = space_at(uri)
+    for i in range(num_pieces):
+        if piece_name("a", i) not in space.committed_pieces():
+            space.commit([committed(piece_name("a", i), num_rows=0 if i % 5 == 4 else ROWS_PER_PIECE)])
+
+
+def test_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    context, draw = multiprocessing.get_context("spawn"), random.Random(7)
+    uri, num_pieces = str(tmp_path), 40
+    for _ in range(3):
+        writer = context.Process(target=_write_in_order, args=(uri, num_pieces))
+        writer.start()
+        num_before, started = _count(uri), time.monotonic()
+        while _count(uri) == num_before and writer.is_alive() and time.monotonic() - started < 60:
+            time.sleep(0.005)  # kills land in the work, not in start-up
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(writer.pid or 0, signal.SIGKILL)
+        writer.join(30)
+        assert writer.exitcode == -signal.SIGKILL
+    _write_in_order(uri, num_pieces)
+    names = [piece_name("a", i) for i in range(num_pieces)]
+    assert ids_of(space_at(uri)) == ids_of_pieces([name for i, name in enumerate(names) if i % 5 != 4])
+    assert space_at(uri).committed_pieces() == set(names)
+
+
+def _count(uri: str) -> int:
+    table = Gallery.create(uri).table_uri(SPACE)
+    return commits.open_table(table).count_rows() if commits.exists_table(table) else 0
+
+
+def test_commit_conflicts_with_compaction_and_passes_an_index_build(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    for i in range(4):
+        space.commit([committed(piece_name("a", i), 80)])
+    stale = space.dataset()
+    space.dataset().create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=2)
+    new = commits._write(stale, piece_rows(piece_name("a", 4), 80))
+    commits._commit(stale, new)
+    assert space.count_rows() == 400
+    stale = space.dataset()
+    space.dataset().optimize.compact_files()
+    with pytest.raises(OSError, match=r"(?i)conflict") as raised:
+        commits._commit(stale, new)
+    assert commits.is_conflict(raised.value)
+    space.commit([committed(piece_name("a", 4), 80), committed(piece_name("a", 5), 80)])
+    assert ids_of(space) == ids_of_pieces([piece_name("a", i) for i in range(6)], 80)
+
+
+def test_piece_of_which_no_row_survived_is_committed(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    space.commit([committed(piece_name("a", 0), 0, 7), committed(piece_name("a", 1), 5, 2)])
+    space.commit([committed(piece_name("a", 0), 0, 7)])
+    assert space.committed_pieces() == {piece_name("a", 0), piece_name("a", 1)}
+    entries = {entry.piece_id: entry for entry in space.gallery.ledger.entries(SPACE)}
+    assert [entries[piece_name("a", i)].num_quarantined for i in range(2)] == [7, 2]
+    assert space.count_rows() == 5
+
+
+def test_ledger_survives_compaction_and_clean_up(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    for i in range(5):
+        space.commit([committed(piece_name("a", i), i)])
+    dataset = space.dataset()
+    dataset.optimize.compact_files()
+    dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
+    assert space.committed_pieces() == {piece_name("a", i) for i in range(5)}
+    assert space_at(tmp_path).committed_pieces() == {piece_name("a", i) for i in range(5)}
+
+
+def test_changed_shard_replaces_its_rows(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    old = [piece_name("a", i) for i in range(3)]
+    space.commit(
+        [committed(name) for name in old] + [committed(piece_name("b", 0)), committed(piece_name("a", 3), 0, 1)]
+    )
+    new = [piece_name("a", i, VERSION_2) for i in range(2)]
+    space.commit([committed(name) for name in new])
+    assert space.mixed_shards() == ["a"]
+    assert space.drop_stale({"a": VERSION_2}) == 60
+    assert space.mixed_shards() == []
+    assert ids_of(space) == ids_of_pieces([*new, piece_name("b", 0)])
+    assert space.committed_pieces() == {*new, piece_name("b", 0)}
+    assert space.drop_stale({"a": VERSION_2}) == 0
+
+
+def test_fragment_ids_are_not_used_again_after_a_deletion(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    space.commit([committed(piece_name("a", 0))])
+    space.commit([committed(piece_name("b", 0))])
+    space.prune(["b"])
+    space.commit([committed(piece_name("c", 0))])
+    assert [fragment.fragment_id for fragment in space.dataset().get_fragments()] == [0, 2]
+
+
+def test_prune_counts_before_it_drops(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    shards = {"a": "/in/one/a.parquet", "b": "/in/one/b.parquet", "c": "/in/onetwo/c.parquet"}
+    space.gallery.ledger.record_shards(shards)
+    space.gallery.ledger.record_shards(shards)
+    assert space.gallery.ledger.shards() == shards
+    space.commit([committed(piece_name(name, 0)) for name in "abc"])
+    gone = space.gone_shards(["/in/one"], present={"a"})
+    assert (gone.shard_ids, gone.num_rows, gone.num_rows_total) == (("b",), 20, 60)
+    assert gone.ratio == pytest.approx(1 / 3)
+    assert space.count_rows() == 60
+    assert space.prune(gone.shard_ids) == 20
+    assert ids_of(space) == ids_of_pieces([piece_name("a", 0), piece_name("c", 0)])
+    assert space.gone_shards(["/in/one"], present={"a"}).num_rows == 0
+
+
+def test_thumbnails_are_added_once(tmp_path: Path) -> None:
+    gallery = space_at(tmp_path).gallery
+    batch = pa.table({"item_id": ["a", "b", "a"], "webp": [b"1", b"2", b"3"]}, schema=THUMBNAIL_SCHEMA)
+    assert gallery.add_thumbnails(batch) == 2
+    assert gallery.add_thumbnails(batch) == 0
+    more = pa.table({"item_id": ["b", "c"], "webp": [b"x", b"4"]}, schema=THUMBNAIL_SCHEMA)
+    assert gallery.add_thumbnails(more) == 1
+    found = commits.open_table(gallery.table_uri("thumbnails")).to_table().sort_by("item_id").to_pylist()
+    assert [(row["item_id"], row["webp"]) for row in found] == [("a", b"1"), ("b", b"2"), ("c", b"4")]
+
+
+def test_thumbnail_over_four_kilobytes_is_refused(tmp_path: Path) -> None:
+    batch = pa.table({"item_id": ["a"], "webp": [b"x" * 4097]}, schema=THUMBNAIL_SCHEMA)
+    with pytest.raises(GalleryError, match="4097 bytes"):
+        Gallery.create(str(tmp_path)).add_thumbnails(batch)
+
+
+def test_one_gallery_holds_several_spaces(tmp_path: Path) -> None:
+    gallery = Gallery.create(str(tmp_path))
+    gallery.space("s1", 4, "one").commit([CommittedPiece("a.1.0", piece_rows("a.1.0", 2, 4))])
+    gallery.space("s2", 8, "two").commit([CommittedPiece("a.1.0", piece_rows("a.1.0", 3, 8))])
+    assert Gallery.open(str(tmp_path)).space_ids() == ["s1", "s2"]
+    assert [gallery.space(name).count_rows() for name in ("s1", "s2")] == [2, 3]
+    assert gallery.ledger.space("s2").bundle_uri.endswith("/two")
+
+
+def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="no gallery here"):
+        Gallery.open(str(tmp_path / "nothing"))
+    space = space_at(tmp_path)
+    with pytest.raises(SpaceMismatchError, match="8 components"):
+        space_at(tmp_path, 8)
+    with pytest.raises(GalleryError, match="space not in gallery"):
+        space.gallery.space("s9")
+    with pytest.raises(GalleryError, match="another shape"):
+        space.commit([CommittedPiece("a.1.0", piece_rows("a.1.0", 2, 8))])
+    with pytest.raises(GalleryError, match="another piece"):
+        space.commit([CommittedPiece("a.1.0", piece_rows("a.1.1", 2))])
+    with pytest.raises(GalleryError, match="not unit vectors: seen length nan"):
+        space.commit([CommittedPiece("a.1.0", rows("a.1.0", [{"item_id": "x", "vector": [float("nan")] * DIM}]))])
+    with pytest.raises(GalleryError, match="not a piece_id"):
+        shard_of("a.1")
+    assert space.count_rows() == 0
+    assert shard_of(piece_name("a", 3)) == ("a", VERSION_1)
