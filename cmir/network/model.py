@@ -26,7 +26,8 @@ INITIAL_LOGIT_BIAS: Final = -10.0
 class NetworkConfig(BaseModel):
     """What is built: everything that decides the shapes of the tensors, and the labels the prototypes stand for.
 
-    `image` and `speech` are read only where `modalities` names an image modality or speech.
+    `image` and `speech` are read only where `modalities` names an image modality or speech; stems are built for the
+    image modalities named here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,7 +77,7 @@ class SharedSpaceNet(nn.Module):
         self.image_tower: ImageTower | None = None
         self.speech_tower: SpeechTower | None = None
         if config.image_modalities:
-            self.image_tower = ImageTower(config.image)
+            self.image_tower = ImageTower(config.image.model_copy(update={"modalities": config.image_modalities}))
             self.image_head = ProjectionHead(config.image.width, config.dim)
         if "speech" in config.modalities:
             self.speech_tower = SpeechTower(config.speech)

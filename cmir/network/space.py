@@ -1,0 +1,85 @@
+"""What names a space: the digest of everything that decides an embedding, and the settings a bundle keeps of it.
+
+Two bundles with one space_id give the same vector for the same bytes; anything that could change a vector (a tensor,
+the architecture, the preprocessing, or the embedding code by SPACE_CODE_VERSION) changes the id. Metrics, the training
+configuration and the model card do not belong to it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from torch import Tensor
+
+from cmir.archive.schema import Modality, Split
+from cmir.network.model import NetworkConfig
+from cmir.network.preprocessing import Preprocessing
+
+# Raise it with every change of decoding, preprocessing, towers or embedder that changes their results.
+SPACE_CODE_VERSION: Final = 1
+BUNDLE_FORMAT: Final = 1
+
+_FROZEN: Final = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataCount(BaseModel):
+    """How many items of one modality and split the network was trained or measured on."""
+
+    model_config = _FROZEN
+
+    modality: Modality
+    split: Split
+    num_items: int = Field(ge=0)
+
+
+class LabelPrototype(BaseModel):
+    """A word of the vocabulary and its unit vector f32[D] in the space."""
+
+    model_config = _FROZEN
+
+    label: str
+    prototype: tuple[float, ...]
+
+
+class BundleConfig(BaseModel):
+    """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, by name."""
+
+    model_config = _FROZEN
+
+    bundle_format: int = BUNDLE_FORMAT
+    space_id: str = Field(pattern=r"^s[0-9a-f]{16}$")
+    space_code_version: int = SPACE_CODE_VERSION
+    code_version: str
+    created_at: str
+    network: NetworkConfig
+    vocabulary: tuple[LabelPrototype, ...]
+    data: tuple[DataCount, ...] = ()
+    training: dict[str, JsonValue] = Field(default_factory=dict)
+    sha256: dict[str, str]
+
+
+def space_id_of(tensors: Mapping[str, Tensor], network: NetworkConfig, preprocessing: Preprocessing) -> str:
+    """`s` and 16 hex digits of the sha256 over tensors (names, dtypes, shapes, bytes), both settings and code version.
+
+    `tensors` is a state dict; the order of its names and the device of the tensors do not matter.
+    """
+    digest = hashlib.sha256()
+    for part in _parts(tensors, network, preprocessing):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return "s" + digest.hexdigest()[:16]
+
+
+def _parts(
+    tensors: Mapping[str, Tensor], network: NetworkConfig, preprocessing: Preprocessing
+) -> Iterable[bytes | memoryview]:
+    yield f"space code {SPACE_CODE_VERSION}".encode()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+        yield f"{name} {array.dtype.newbyteorder('<').str} {array.shape}".encode()
+        yield array.reshape(-1).view(np.uint8).data
+    for settings in (network, preprocessing):
+        yield json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
