@@ -25,7 +25,7 @@ NUM_FIRST: Final = 100  # no cut-off lies further down
 NUM_SHOWN: Final = 10  # hits remembered by name, for the panels of the report
 CUTOFFS: Final = (1, 5, 10, 20, 50, 100)
 RECALL_LEVELS: Final[Floats] = np.linspace(0.0, 1.0, 41)
-CHUNK_BYTES: Final = 192 * 2**20
+CHUNK_BYTES: Final = 64 * 2**20
 _BYTES_PER_CELL: Final = 64  # scores, gains, keys, sorted keys, order, sorted gains and their temporaries
 
 
@@ -95,14 +95,17 @@ def rank(scores: Floats, tie_rank: Ints, own: Ints) -> Ints:
     float32 bits, because numpy sorts integers several times faster than it argsorts.
     """
     bits = (np.ascontiguousarray(scores, np.float32) + np.float32(0)).view(np.uint32)  # + 0: -0.0 becomes 0.0
-    falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
-    keys = (falling.astype(np.uint64) << np.uint64(32)) | tie_rank.astype(np.uint64)
+    positive = (bits >> np.uint32(31)) - np.uint32(1)  # all ones where the sign bit is 0
+    keys = (bits ^ (positive & np.uint32(0x7FFFFFFF))).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= tie_rank.astype(np.uint64)
     rows = np.flatnonzero(own >= 0)
     keys[rows, own[rows]] |= np.uint64(0xFFFFFFFF << 32)
     keys.sort(axis=1)
     gallery_index = np.empty(len(tie_rank), np.int64)
     gallery_index[tie_rank] = np.arange(len(tie_rank))
-    return np.asarray(gallery_index[keys & np.uint64(0xFFFFFFFF)])
+    keys &= np.uint64(0xFFFFFFFF)
+    return gallery_index.take(keys.view(np.int64))
 
 
 def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rankings:
