@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from cmir.archive.espeak import espeak_samples
-from cmir.archive.speech import F32, SAMPLE_RATE_HZ, decode_audio_file, resample
+from cmir.archive.speech import F32, SAMPLE_RATE_HZ, decode_speech, file_media, resample
 from cmir.errors import DataError
 
 ESPEAK_BASES: Final[dict[str, tuple[str, ...]]] = {
@@ -144,4 +144,4 @@ def _speak_flite(voice: Voice, text: str) -> F32:
         raise DataError("cannot speak", seen="no program flite", where=voice.name, fix="install flite") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise DataError("flite failed", seen=str(error), where=voice.name) from error
-    return decode_audio_file(done.stdout)
+    return decode_speech(file_media(done.stdout))

@@ -128,8 +128,7 @@ class MaskedConv1d(nn.Module):
         self.norm = nn.BatchNorm1d(num_out)
 
     def forward(self, x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
-        convolved: Tensor = self.norm(self.conv(x_BCF))
-        return F.relu(convolved) * mask_B1F
+        return F.relu(self.norm(self.conv(x_BCF))) * mask_B1F
 
 
 class ResidualBlock(nn.Module):
@@ -143,12 +142,14 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
         mixed: Tensor = self.mix(self.over_time(x_BCF, mask_B1F), mask_B1F)
-        return x_BCF + self.dropout(mixed)
+        summed: Tensor = x_BCF + self.dropout(mixed)
+        return summed
 
 
 def frame_mask(num_frames_B: Tensor, total: int) -> Tensor:
     """f32[B,1,total]: 1 before each utterance's end."""
-    return (torch.arange(total, device=num_frames_B.device)[None, None] < num_frames_B[:, None, None]).float()
+    position = torch.arange(total, device=num_frames_B.device)
+    return (position[None, None] < num_frames_B[:, None, None]).to(torch.float32)
 
 
 def normalise_utterance(mel_BMF: Tensor, num_frames_B: Tensor) -> Tensor:
