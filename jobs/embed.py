@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from cmir.archive import shards
@@ -23,7 +24,7 @@ from cmir.archive.shards import Piece, ShardFile
 from cmir.archive.storage import absolute, join
 from cmir.errors import ConfigError, DataError
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
-from cmir.network.bundle import load_bundle_config
+from cmir.network.bundle import read_config
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -69,7 +70,7 @@ class _Plan:
     num_rows_skipped: int
     num_pieces_total: int
     broken: list[tuple[str, DataError]]
-    num_to_prune: int
+    gone_shard_ids: tuple[str, ...]
 
 
 @dataclass
@@ -88,13 +89,13 @@ def run(config: EmbedConfig) -> JobResult:
     if plan.todo:
         cluster.connect()
         _embed(config, plan, tally)
-    num_replaced = plan.table.drop_stale(plan.shards)
-    num_pruned = plan.table.prune([absolute(uri) for uri in config.shards], plan.shards) if config.prune else 0
+    num_replaced = plan.table.drop_stale({shard.shard_id: shard.version for shard in plan.shards})
+    num_pruned = plan.table.prune(plan.gone_shard_ids)
     num_input = sum(piece.num_rows for piece in plan.todo) + plan.num_rows_skipped + len(plan.broken)
     _check_counts(plan, tally)
     quarantine_uri = join(config.gallery, "_quarantine")
     entrypoint.check_reject_ratio(tally.num_rows_quarantined, num_input, config.max_reject_ratio, quarantine_uri)
-    counts = {
+    counts: dict[str, int | float] = {
         "num_rows_input": num_input,
         "num_rows_committed": tally.num_rows_committed,
         "num_rows_skipped": plan.num_rows_skipped,
@@ -108,14 +109,15 @@ def run(config: EmbedConfig) -> JobResult:
 
 
 def _plan(config: EmbedConfig) -> _Plan:
-    bundle = load_bundle_config(config.bundle)
+    bundle = read_config(config.bundle)
+    modalities = bundle.network.modalities
     broken: list[tuple[str, DataError]] = []
     found = shards.list_shards(
         config.shards, modalities=_names(config.modalities), splits=_names(config.split), broken=broken
     )
-    missing = sorted({shard.modality for shard in found} - set(bundle.modalities))
+    missing = sorted({shard.modality for shard in found} - set(modalities))
     if missing:
-        have = ",".join(name for name in bundle.modalities)
+        have = ",".join(modalities)
         raise ConfigError(
             "the bundle has no tower for some modalities of the shards",
             seen=",".join(missing),
@@ -124,28 +126,30 @@ def _plan(config: EmbedConfig) -> _Plan:
             fix=f"leave them out with --modalities {have}",
         )
     gallery = Gallery.create(config.gallery)
-    table = gallery.space(bundle.space_id, bundle.dim, absolute(config.bundle))
+    table = gallery.space(bundle.space_id, bundle.network.dim, absolute(config.bundle))
     committed = table.committed_pieces()
     everything = [piece for shard in found for piece in shards.pieces(shard)]
     todo = [piece for piece in everything if piece.piece_id not in committed]
     num_skipped = sum(piece.num_rows for piece in everything) - sum(piece.num_rows for piece in todo)
-    num_to_prune = _count_prunable(config, table, found) if config.prune else 0
-    return _Plan(table, gallery, found, todo, num_skipped, len(everything), broken, num_to_prune)
+    gone = _gone_shards(config, table) if config.prune else ()
+    gallery.ledger.record_shards({shard.shard_id: absolute(shard.uri) for shard in found})
+    return _Plan(table, gallery, found, todo, num_skipped, len(everything), broken, gone)
 
 
-def _count_prunable(config: EmbedConfig, table: SpaceTable, found: list[ShardFile]) -> int:
-    """How many rows --prune would drop; raises ConfigError above the limit without --yes."""
-    num_gone, num_rows = table.count_prunable([absolute(uri) for uri in config.shards], found), table.num_rows()
-    entrypoint.log.info("--prune drops %d of %d rows", num_gone, num_rows)
-    if num_rows and num_gone / num_rows > PRUNE_LIMIT and not config.yes:
+def _gone_shards(config: EmbedConfig, table: SpaceTable) -> tuple[str, ...]:
+    """The shards that --prune drops; raises ConfigError where they hold more than the limit, without --yes."""
+    present = {file.shard_id for file in shards.list_shards(config.shards, broken=[])}  # of every modality and split
+    gone = table.gone_shards(config.shards, present)
+    entrypoint.log.info("--prune drops %d of %d rows", gone.num_rows, gone.num_rows_total)
+    if gone.ratio > PRUNE_LIMIT and not config.yes:
         raise ConfigError(
             "--prune would drop too much",
-            seen=f"{num_gone} of {num_rows} rows",
+            seen=f"{gone.num_rows} of {gone.num_rows_total} rows",
             expected=f"at most {PRUNE_LIMIT:.0%}",
             where=config.gallery,
             fix="check that --shards is the whole archive; give --yes if it is meant",
         )
-    return num_gone
+    return gone.shard_ids
 
 
 def _embed(config: EmbedConfig, plan: _Plan, tally: _Tally) -> None:
@@ -173,7 +177,7 @@ def _commit(table: SpaceTable, tally: _Tally) -> None:
         tally.waiting = []
 
 
-def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[CommittedPiece, "object"]]:
+def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[CommittedPiece, pa.Table]]:
     """Pieces as the actor pool finishes them."""
     import ray.data
 

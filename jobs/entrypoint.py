@@ -30,7 +30,7 @@ from cmir.errors import CmirError, ConfigError, DataError
 log = logging.getLogger("cmir")
 
 # typer carries its own copy of click from 0.29 on; its public BadParameter leads to the class that all of them share
-_FlagError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_FlagError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 class JobConfig(BaseModel):

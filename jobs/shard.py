@@ -15,7 +15,8 @@ from cmir.archive.output import Output
 from cmir.archive.schema import Split
 from cmir.archive.sources import Source
 from cmir.archive.splits import draw_splits
-from cmir.archive.storage import absolute, join
+from cmir.archive.storage import absolute, exists, join, read_bytes
+from cmir.archive.vocabulary import UCMERCED_LABELS
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -89,11 +90,19 @@ def source_of(config: ShardConfig) -> Source:
         case "tts":
             from cmir.archive.sources.tts import TtsSource
 
-            return TtsSource(labels=config.labels, voices=config.voices, seed=config.seed)
+            return TtsSource(labels=_labels(config.labels), voices=config.voices, seed=config.seed)
         case "synthetic":
             from cmir.archive.sources.synthetic import SyntheticSource
 
             return SyntheticSource(scenes=config.scenes, voices=config.voices, seed=config.seed)
+
+
+def _labels(text: str | None) -> tuple[str, ...]:
+    """Labels of a,b,c or of a file with one a line; the 17 of UC Merced where none are given."""
+    if text is None:
+        return UCMERCED_LABELS
+    listed = read_bytes(text).decode().split("\n") if exists(text) else text.split(",")
+    return tuple(label.strip() for label in listed if label.strip())
 
 
 def run(config: ShardConfig) -> JobResult:
@@ -101,7 +110,9 @@ def run(config: ShardConfig) -> JobResult:
     with entrypoint.before_work():
         source = source_of(config)
         only: Split | None = None if config.split in (None, "official") else config.split  # type: ignore[assignment]
-        tasks = list(intake.plan_tasks(draw_splits(source.items(), config.split_seed, only)))
+        items = list(source.items())
+        drawn = draw_splits(items, config.split_seed, only)
+        tasks = list(intake.plan_tasks(drawn, intake.shard_bytes_for(items)))
         settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
         output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
     summaries = _write(source, tasks, output.working_uri)
@@ -113,7 +124,7 @@ def run(config: ShardConfig) -> JobResult:
     )
     intake.forget_tasks(output.working_uri)
     output.finish()
-    counts = {
+    counts: dict[str, int | float] = {
         "num_rows_input": num_committed + num_quarantined,
         "num_rows_committed": num_committed,
         "num_rows_skipped": 0,

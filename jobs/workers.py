@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from cmir.archive import shards
 from cmir.archive.storage import join
+from cmir.network.embedder import Device
 
 
 class EmbedWorker:
@@ -15,7 +16,7 @@ class EmbedWorker:
     doing a piece again puts the same file again.
     """
 
-    def __init__(self, bundle_uri: str, gallery_uri: str, device: str, num_threads: int) -> None:
+    def __init__(self, bundle_uri: str, gallery_uri: str, device: Device, num_threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch
 

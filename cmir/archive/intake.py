@@ -15,6 +15,8 @@ from cmir.archive.sources import Item, Source
 from cmir.errors import DataError
 
 SHARD_BYTES: Final = 256 * 2**20
+_MIN_SHARD_BYTES: Final = 16 * 2**20
+_NUM_PARALLEL: Final = 8  # a small archive still makes this many tasks; fixed, so that no cluster's size shows in the files
 _TASKS_FOLDER: Final = "_tasks"
 _MAX_ITEMS_PER_TASK: Final = 20_000
 
@@ -39,6 +41,11 @@ class TaskSummary:
     @property
     def num_rows_committed(self) -> int:
         return sum(self.num_rows.values())
+
+
+def shard_bytes_for(items: Iterable[Item]) -> int:
+    """The size of a shard file for these items: 256 MiB, less where that would leave workers idle."""
+    return min(SHARD_BYTES, max(_MIN_SHARD_BYTES, sum(item.num_bytes for item in items) // _NUM_PARALLEL))
 
 
 def plan_tasks(drawn: Iterable[tuple[Item, Split]], shard_bytes: int = SHARD_BYTES) -> Iterator[Task]:

@@ -1,6 +1,6 @@
 """An output folder is claimed, filled beside its place, and moved there when whole; nothing is deleted before that.
 
-Work in progress stands in `<output>.partial`, with the settings it was begun with, so that `--resume` goes on only with its
+Work in progress stands in `<output>.partial`, with the settings it was begun with, so `--resume` goes on only with its
 own. Locally the last step is a rename; on S3 a copy within the store, then the removal of what it replaced.
 """
 

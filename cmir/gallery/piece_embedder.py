@@ -11,17 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from cmir.archive import shards
-from cmir.archive.imagery import decode_chip, thumbnail
-from cmir.archive.schema import IMAGE_MODALITIES, METADATA_COLUMNS, THUMBNAIL_SCHEMA, Media, gallery_schema
+from cmir.archive.imagery import Chip, thumbnail
+from cmir.archive.schema import METADATA_COLUMNS, THUMBNAIL_SCHEMA, Media, gallery_schema
 from cmir.errors import DataError
-from cmir.network.embedder import Embedder
+from cmir.network.embedder import F32, Device, Embedder, Prepared
 
 _BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPiece:
-    """What came of a piece: `rows` of gallery_schema, `thumbnails` of THUMBNAIL_SCHEMA, `rejected` of QUARANTINE_SCHEMA."""
+    """What came of a piece: rows (gallery_schema), thumbnails (THUMBNAIL_SCHEMA), rejected (QUARANTINE_SCHEMA)."""
 
     piece_id: str
     rows: pa.Table
@@ -32,11 +32,11 @@ class EmbeddedPiece:
 class PieceEmbedder:
     """Embeds pieces with one bundle on one device."""
 
-    def __init__(self, bundle_uri: str, device: str = "auto") -> None:
+    def __init__(self, bundle_uri: str, device: Device = "auto") -> None:
         self.embedder = Embedder.open(bundle_uri, device=device)
 
     def __call__(self, piece: shards.Piece) -> EmbeddedPiece:
-        """Read and embed a piece; a damaged one is rejected as a whole. Raises OSError where storage does not answer."""
+        """Read and embed a piece; a damaged one is rejected whole. Raises OSError where storage does not answer."""
         try:
             table = shards.read_piece(piece)
         except DataError as error:
@@ -47,12 +47,14 @@ class PieceEmbedder:
 
     def _embed_table(self, piece: shards.Piece, table: pa.Table) -> EmbeddedPiece:
         taken = _earlier_ids(piece)
-        vectors: list[np.ndarray | DataError] = []
+        vectors: list[F32 | DataError] = []
         webps: list[bytes | None] = []
         for start in range(0, len(table), _BATCH_ROWS):
-            batch = shards.medias(table.slice(start, _BATCH_ROWS))
-            vectors += self.embedder.embed_each(batch)
-            webps += [_thumbnail(media) for media in batch]
+            outcomes = [self._decode(media) for media in shards.medias(table.slice(start, _BATCH_ROWS))]
+            good = [outcome for outcome in outcomes if isinstance(outcome, Prepared)]
+            embedded = iter(self.embedder.post(self.embedder.core(good)))
+            vectors += [outcome if isinstance(outcome, DataError) else next(embedded) for outcome in outcomes]
+            webps += [_thumbnail(outcome) for outcome in outcomes]
         keep: list[int] = []
         rejected: list[tuple[str, str | None, str, bytes | None]] = []
         for i, (item_id, vector) in enumerate(zip(table["item_id"].to_pylist(), vectors, strict=True)):
@@ -69,6 +71,12 @@ class PieceEmbedder:
             piece.piece_id, rows, _thumbnail_table(table, keep, webps), shards.quarantine_table(rejected)
         )
 
+    def _decode(self, media: Media) -> Prepared | DataError:
+        try:
+            return self.embedder.pre(media)
+        except DataError as error:
+            return error
+
 
 def _earlier_ids(piece: shards.Piece) -> set[str]:
     """The item_ids in the row groups before this one."""
@@ -79,16 +87,23 @@ def _earlier_ids(piece: shards.Piece) -> set[str]:
     }
 
 
-def _thumbnail(media: Media) -> bytes | None:
-    if media.modality not in IMAGE_MODALITIES:
+def _reason(item_id: str, vector: F32 | DataError, taken: set[str]) -> str | None:
+    """Why an item is not kept, None where it is."""
+    if isinstance(vector, DataError):
+        return str(vector)
+    if not np.isfinite(vector).all():
+        return "embedding is not finite: the item's values are NaN, infinite or out of any range"
+    return f"item_id {item_id} stands twice in its shard" if item_id in taken else None
+
+
+def _thumbnail(outcome: Prepared | DataError) -> bytes | None:
+    """A picture of what is a picture."""
+    if isinstance(outcome, DataError) or not isinstance(outcome.content, Chip):
         return None
-    try:
-        return thumbnail(decode_chip(media))
-    except DataError:
-        return None  # the embedder says what is wrong with it
+    return thumbnail(outcome.content)
 
 
-def _gallery_rows(table: pa.Table, keep: list[int], vectors: Sequence[np.ndarray], piece_id: str, dim: int) -> pa.Table:
+def _gallery_rows(table: pa.Table, keep: list[int], vectors: Sequence[F32], piece_id: str, dim: int) -> pa.Table:
     chosen = table.select(list(METADATA_COLUMNS)).take(pa.array(keep, pa.int64()))
     flat = np.concatenate(vectors) if len(vectors) else np.zeros(0, np.float32)
     columns = {name: chosen[name] for name in METADATA_COLUMNS}
