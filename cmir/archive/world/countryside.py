@@ -4,7 +4,7 @@ import numpy as np
 
 from cmir.archive.world import covers
 from cmir.archive.world.canvas import Canvas
-from cmir.archive.world.outlines import blob, moved, scattered, winding
+from cmir.archive.world.outlines import blob, moved, ribbon, scattered, winding
 from cmir.archive.world.plants import trees
 from cmir.archive.world.textures import Rows
 
@@ -76,7 +76,7 @@ def golf_course(canvas: Canvas) -> None:
     canvas.fill(canvas.surface(covers.MEADOW, brightness=0.95))
     middle = winding(rng, 10.0)
     mown = Rows(np.pi / 4, 9.0, 0.09, 0.1)
-    canvas.line(middle, float(rng.uniform(36, 52)), canvas.surface(covers.FAIRWAY, rows=mown))
+    canvas.polygon(ribbon(middle, float(rng.uniform(36, 52))), canvas.surface(covers.FAIRWAY, rows=mown))
     x, y = middle[int(rng.integers(14, 31))].tolist()
     green = canvas.surface(covers.FAIRWAY, brightness=1.3, rows=Rows(0.0, 3.0, 0.05))
     canvas.polygon(moved(blob(rng, 13.0, 0.12), x, y), green)

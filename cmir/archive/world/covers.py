@@ -22,9 +22,9 @@ LABELS: Final = (
 # Smallest visible area, in square metres of a chip of 128 m x 128 m, at which a label is given. Objects: about one
 # whole object, or one and a half for cars. Covers: a share that a person would name when asked what the chip shows.
 MIN_LABEL_AREA_M2: Final = {
-    "airplane": 30.0, "bare-soil": 900.0, "buildings": 150.0, "cars": 12.0, "chaparral": 900.0, "court": 200.0,
-    "dock": 80.0, "field": 2000.0, "grass": 1000.0, "mobile-home": 80.0, "pavement": 700.0, "sand": 250.0,
-    "sea": 1200.0, "ship": 25.0, "tanks": 60.0, "trees": 400.0, "water": 800.0,
+    "airplane": 30.0, "bare-soil": 700.0, "buildings": 150.0, "cars": 12.0, "chaparral": 900.0, "court": 200.0,
+    "dock": 80.0, "field": 2000.0, "grass": 1000.0, "mobile-home": 80.0, "pavement": 400.0, "sand": 250.0,
+    "sea": 1200.0, "ship": 25.0, "tanks": 60.0, "trees": 200.0, "water": 800.0,
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ TANK_WHITE: Final = Cover((0.600, 0.620, 0.620, 0.60), "tanks", 0.02, 0.02)
 TANK_GREY: Final = Cover((0.330, 0.350, 0.360, 0.37), "tanks", 0.03, 0.03)
 TANK_RUST: Final = Cover((0.130, 0.160, 0.240, 0.30), "tanks", 0.04, 0.05)
 COURT_BLUE: Final = Cover((0.260, 0.190, 0.090, 0.12), "court", 0.02, 0.03)
-COURT_GREEN: Final = Cover((0.065, 0.150, 0.080, 0.12), "court", 0.02, 0.03)
+COURT_GREEN: Final = Cover((0.085, 0.165, 0.095, 0.13), "court", 0.02, 0.03)
 COURT_CLAY: Final = Cover((0.075, 0.110, 0.270, 0.34), "court", 0.03, 0.04)
 COURT_LINE: Final = Cover((0.620, 0.640, 0.640, 0.62), "court", 0.02, 0.02)
 POOL: Final = Cover((0.330, 0.340, 0.140, 0.02), None, 0.03, 0.03)
@@ -99,7 +99,7 @@ CAR_SILVER: Final = Cover((0.380, 0.400, 0.400, 0.38), "cars", 0.02, 0.02)
 CAR_BLACK: Final = Cover((0.030, 0.030, 0.030, 0.03), "cars", 0.02, 0.02)
 CAR_RED: Final = Cover((0.040, 0.045, 0.330, 0.38), "cars", 0.02, 0.02)
 CAR_BLUE: Final = Cover((0.240, 0.110, 0.050, 0.10), "cars", 0.02, 0.02)
-MACHINE_YELLOW: Final = Cover((0.060, 0.300, 0.460, 0.50), "cars", 0.02, 0.02)
+MACHINE_YELLOW: Final = Cover((0.060, 0.300, 0.460, 0.50), None, 0.02, 0.02)
 CONTAINER_RED: Final = Cover((0.060, 0.080, 0.260, 0.30), None, 0.02, 0.02)
 CONTAINER_BLUE: Final = Cover((0.260, 0.150, 0.070, 0.12), None, 0.02, 0.02)
 CONTAINER_GREEN: Final = Cover((0.080, 0.190, 0.090, 0.14), None, 0.02, 0.02)

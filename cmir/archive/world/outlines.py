@@ -30,6 +30,13 @@ def winding(rng: np.random.Generator, amplitude_m: float, *, half_length_m: floa
     return np.stack([x, y], axis=1)
 
 
+def ribbon(middle: Points, width_m: float) -> Points:
+    """The outline of a band of one width along a winding line: a river, a fairway."""
+    ahead = np.gradient(middle, axis=0)
+    across = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1) / np.linalg.norm(ahead, axis=1, keepdims=True)
+    return np.concatenate([middle + across * width_m / 2, (middle - across * width_m / 2)[::-1]])
+
+
 def beyond(edge: Points, *, half_length_m: float = 110.0) -> Points:
     """The area north of a west-to-east line, as an outline."""
     return np.concatenate([edge, [[half_length_m, half_length_m], [-half_length_m, half_length_m]]])

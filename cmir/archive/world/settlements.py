@@ -128,7 +128,8 @@ def tennis_court_park(canvas: Canvas) -> None:
     rng = canvas.ground
     canvas.fill(canvas.surface(covers.LAWN, brightness=float(rng.uniform(0.8, 1.2))))
     paint = (covers.COURT_BLUE, covers.COURT_GREEN, covers.COURT_CLAY)[int(rng.integers(3))]
-    apron = (paint, covers.COURT_GREEN, covers.COURT_CLAY)[int(rng.integers(3))]
+    around = covers.COURT_CLAY if paint is covers.COURT_GREEN else covers.COURT_GREEN
+    apron = paint if paint is not covers.COURT_GREEN and rng.random() < 0.3 else around
     columns, rows = ((1, 1), (2, 1), (3, 1), (2, 2), (3, 2))[int(rng.integers(5))]
     canvas.line([(-110, -58), (110, -58)], 9.0, canvas.surface(covers.ASPHALT, brightness=1.1))
     for column in range(columns):

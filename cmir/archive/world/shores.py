@@ -4,7 +4,7 @@ import numpy as np
 
 from cmir.archive.world import covers
 from cmir.archive.world.canvas import Canvas
-from cmir.archive.world.outlines import Points, beyond, blob, moved, scattered, winding
+from cmir.archive.world.outlines import Points, beyond, blob, moved, ribbon, scattered, winding
 from cmir.archive.world.plants import trees
 from cmir.archive.world.textures import Rows
 from cmir.archive.world.vehicles import boat, cargo_ship, cars, wake
@@ -68,7 +68,7 @@ def _quay(canvas: Canvas) -> None:
     length_m = float(visit.uniform(62.0, 95.0))
     middle_x = float(visit.uniform(-30, 10))
     cargo_ship(canvas, middle_x, -19.0 + 0.085 * length_m, 0.0 if visit.random() < 0.5 else np.pi, length_m)
-    crane = canvas.surface(covers.MACHINE_YELLOW, brightness=0.9, height_m=24.0)
+    crane = canvas.surface(covers.MACHINE_YELLOW, brightness=0.9, height_m=9.0)
     crane_x = middle_x + float(visit.uniform(-0.15, 0.2)) * length_m
     for x in (crane_x - 5, crane_x + 5):
         canvas.line([(x, -31.0), (x, -21.0)], 1.0, crane)
@@ -127,9 +127,9 @@ def river(canvas: Canvas) -> None:
     middle = winding(rng, 16.0)
     width_m = float(rng.uniform(24.0, 46.0))
     bank = canvas.surface(covers.BARE_SOIL, brightness=0.9)
-    canvas.line(middle, width_m + 7.0, bank)
+    canvas.polygon(ribbon(middle, width_m + 7.0), bank)
     cover = covers.TURBID_WATER if rng.random() < 0.45 else covers.RIVER_WATER
-    canvas.line(middle, width_m, canvas.surface(cover, rows=Rows(np.pi / 2, 5.0, 0.06, 3.0)))
+    canvas.polygon(ribbon(middle, width_m), canvas.surface(cover, rows=Rows(np.pi / 2, 5.0, 0.06, 3.0)))
     bar = canvas.surface(covers.SAND, brightness=0.85)
     for number in rng.integers(8, 36, int(rng.integers(0, 3))).tolist():
         x, y = middle[number].tolist()

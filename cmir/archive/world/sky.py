@@ -75,8 +75,8 @@ def _sky(rng: np.random.Generator, place: Place, solar_hour: float, haze: float)
 
 
 def _clouds(rng: np.random.Generator, size_px: int) -> FloatArray:
-    """Soft-edged cumulus over 2-40 % of the ground."""
-    field = smooth_noise(rng, size_px, 90.0) + 0.45 * smooth_noise(rng, size_px, 30.0)
-    field += 0.2 * smooth_noise(rng, size_px, 9.0)
-    threshold = np.quantile(field, 1.0 - rng.uniform(0.02, 0.4))
-    return np.asarray(np.clip((field - threshold) / 0.35 + 0.3, 0.0, 1.0), dtype=np.float32)
+    """Soft-edged cumulus that hide 2-30 % of the ground and veil some more."""
+    field = smooth_noise(rng, size_px, 80.0) + 0.3 * smooth_noise(rng, size_px, 32.0)
+    field += 0.12 * smooth_noise(rng, size_px, 12.0) + 0.05 * smooth_noise(rng, size_px, 5.0)
+    threshold = np.quantile(field, 1.0 - rng.uniform(0.02, 0.3))
+    return np.asarray(np.clip((field - threshold) / 1.1 + 0.5, 0.0, 0.97), dtype=np.float32)

@@ -31,7 +31,7 @@ def _mirrored(part: list[tuple[float, float]]) -> tuple[Points, Points]:
 
 # In units of the aircraft's length; the nose at x = 0.5.
 _FUSELAGE: Final = _both_sides([(0.5, 0.0), (0.47, 0.03), (0.40, 0.052), (-0.25, 0.052), (-0.5, 0.012)])
-_SWEPT_WINGS: Final = _mirrored([(0.13, 0.04), (-0.13, 0.47), (-0.19, 0.47), (-0.10, 0.04)])
+_SWEPT_WINGS: Final = _mirrored([(0.14, 0.04), (-0.14, 0.47), (-0.185, 0.47), (-0.04, 0.14), (-0.06, 0.04)])
 _SWEPT_TAIL: Final = _mirrored([(-0.36, 0.03), (-0.47, 0.19), (-0.51, 0.19), (-0.47, 0.02)])
 _ENGINES: Final = _mirrored([(0.11, 0.14), (0.11, 0.19), (-0.01, 0.19), (-0.01, 0.14)])
 _REAR_ENGINES: Final = _mirrored([(-0.20, 0.06), (-0.20, 0.105), (-0.34, 0.105), (-0.34, 0.06)])
