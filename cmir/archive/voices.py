@@ -28,7 +28,7 @@ HELD_OUT_SHARE: Final = 8  # one voice in eight speaks by an engine that is held
 NORMAL_WORDS_PER_MINUTE: Final = 165
 
 # Variants that sound like people. Left out: robots, demons, whisperers, and two whose noise differs each time.
-_VARIANTS: Final = (
+VARIANTS: Final = (
     "",
     *("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
     *("Alex", "Alicia", "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky"),
@@ -88,7 +88,7 @@ def draw_voices(num_voices: int, seed: int, *, language: str = "en", flite: bool
     drawer = random.Random(f"voices {language} {seed}")
     bases = list(ESPEAK_BASES[language])
     drawer.shuffle(bases)
-    espeak = _draw("espeak-ng", bases, _VARIANTS, num_voices - num_flite, drawer)
+    espeak = _draw("espeak-ng", bases, VARIANTS, num_voices - num_flite, drawer)
     return espeak + _draw("flite", FLITE_BASES, ("",), num_flite, drawer)
 
 

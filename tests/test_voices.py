@@ -1,0 +1,109 @@
+"""Synthetic voices: different ones are drawn, each says the same thing the same way every time."""
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+
+from cmir.archive import voices
+from cmir.archive.voices import Voice, draw_voices, flite_is_installed, speak
+from cmir.errors import DataError
+
+needs_flite = pytest.mark.skipif(not flite_is_installed(), reason="the program flite is not installed")
+
+
+def test_drawn_voices_are_different_and_the_same_for_the_same_seed() -> None:
+    drawn = draw_voices(40, 7)
+    assert drawn == draw_voices(40, 7)
+    assert len({voice.name for voice in drawn}) == 40
+    assert drawn != draw_voices(40, 8)
+
+
+def test_every_base_voice_of_the_language_speaks() -> None:
+    drawn = draw_voices(16, 0, flite=False)
+    assert {voice.base for voice in drawn} == set(voices.ESPEAK_BASES["en"])
+    assert {voice.base for voice in draw_voices(6, 0, language="fr")} == {"fr", "fr-be", "fr-ch"}
+
+
+def test_one_voice_in_eight_is_flite() -> None:
+    drawn = draw_voices(16, 0, flite=True)
+    assert [voice.engine for voice in drawn].count("flite") == 2
+    assert all(voice.engine == "espeak-ng" for voice in draw_voices(16, 0, flite=False))
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_every_base_voice_can_be_heard(language: str) -> None:
+    for base in voices.ESPEAK_BASES[language]:
+        waveform = speak(Voice("espeak-ng", base), "sand")
+        assert waveform.dtype == np.float32
+        assert 0.1 < np.abs(waveform).max() <= 1.0
+        assert 4_000 < len(waveform) < 24_000
+
+
+def test_samples_do_not_depend_on_what_was_spoken_before() -> None:
+    voice = Voice("espeak-ng", "en-us", "f3", 1.1, 60, 70)
+    first = speak(voice, "airplane")
+    speak(Voice("espeak-ng", "en-gb-scotland", "klatt2"), "something else")
+    np.testing.assert_array_equal(speak(voice, "airplane"), first)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    texts = ["airplane", "grass", "bare soil", "tanks"] * 3
+    voice = Voice("espeak-ng", "en", "m3")
+    alone = {text: speak(voice, text).tobytes() for text in set(texts)}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: speak(voice, text).tobytes(), texts))
+    assert together == [alone[text] for text in texts]
+
+
+def test_variants_change_the_sound() -> None:
+    sounds = {speak(Voice("espeak-ng", "en-us", variant), "sea").tobytes() for variant in voices.VARIANTS}
+    assert len(sounds) == len(voices.VARIANTS)
+
+
+def test_rate_and_pitch_are_heard() -> None:
+    slow, quick = (speak(Voice("espeak-ng", "en-us", rate=rate), "parking lot") for rate in (0.8, 1.3))
+    assert len(slow) > 1.3 * len(quick)
+    low, high = (_pitch_hz(speak(Voice("espeak-ng", "en-us", pitch=pitch), "aaa")) for pitch in (25, 75))
+    assert high > 1.2 * low
+
+
+@needs_flite
+@pytest.mark.parametrize("base", voices.FLITE_BASES)
+def test_flite_speaks_at_16_khz_the_same_every_time(base: str) -> None:
+    voice = Voice("flite", base, rate=0.9)
+    waveform = speak(voice, "airplane")
+    assert 6_000 < len(waveform) < 24_000
+    np.testing.assert_array_equal(speak(voice, "airplane"), waveform)
+
+
+def test_silence_at_the_ends_is_cut() -> None:
+    waveform = speak(Voice("espeak-ng", "en-us"), "grass")
+    loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max())
+    assert loud[0] <= 800
+    assert len(waveform) - loud[-1] <= 801
+
+
+def test_what_cannot_be_spoken_is_refused() -> None:
+    with pytest.raises(DataError, match="no such voice: seen xx-nowhere"):
+        speak(Voice("espeak-ng", "xx-nowhere"), "sea")
+    with pytest.raises(DataError, match="said nothing"):
+        speak(Voice("espeak-ng", "en-us"), " ")
+    with pytest.raises(DataError, match="no voices for this language: seen tlh, expected one of en, de, fr"):
+        draw_voices(3, 0, language="tlh")
+    with pytest.raises(DataError, match="too few voices: seen 0"):
+        draw_voices(0, 0)
+
+
+def test_a_missing_flite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not flite_is_installed()
+    with pytest.raises(DataError, match="no program flite"):
+        speak(Voice("flite", "slt"), "sea")
+
+
+def _pitch_hz(waveform: np.ndarray) -> float:
+    """The fundamental by the highest peak of the autocorrelation between 60 and 400 Hz."""
+    middle = waveform[len(waveform) // 4 : -len(waveform) // 4]
+    correlation = np.correlate(middle, middle, mode="full")[len(middle) - 1 :]
+    return 16_000 / (40 + int(np.argmax(correlation[40:267])))
