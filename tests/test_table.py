@@ -124,7 +124,7 @@ def _write_in_order(uri: str, num_pieces: int) -> None:
 def test_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
     context, draw = multiprocessing.get_context("spawn"), random.Random(7)
     uri, num_pieces = str(tmp_path), 40
-    for _ in range(3):
+    for _ in range(2):
         writer = context.Process(target=_write_in_order, args=(uri, num_pieces))
         writer.start()
         num_before, started = _count(uri), time.monotonic()

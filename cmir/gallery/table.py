@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cmir.archive import storage
-from cmir.archive.schema import THUMBNAIL_SCHEMA, gallery_schema
+from cmir.archive.schema import gallery_schema
 from cmir.errors import GalleryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.ledger import Ledger, LedgerEntry, PieceIndex, delete_pieces, shard_of
+from cmir.gallery.thumbnails import add_thumbnails
 
-THUMBNAIL_MAX_BYTES: Final = 4096
 _UNIT_TOLERANCE: Final = 1e-2  # bfloat16 vectors are unit within 2^-8
 
 
@@ -104,26 +104,7 @@ class Gallery:
 
         Raises GalleryError where the schema is another or a thumbnail is larger than 4 kB.
         """
-        if not thumbnails.schema.equals(THUMBNAIL_SCHEMA):
-            raise GalleryError("thumbnails of another shape", seen=thumbnails.schema.names, expected="item_id, webp")
-        largest = pc.max(pc.binary_length(thumbnails["webp"])).as_py() or 0
-        if largest > THUMBNAIL_MAX_BYTES:
-            raise GalleryError(
-                "thumbnail too large", seen=f"{largest} bytes", expected=f"at most {THUMBNAIL_MAX_BYTES}"
-            )
-        uri, added = self.table_uri("thumbnails"), [0]
-        commits.ensure_table(uri, THUMBNAIL_SCHEMA)
-
-        def choose(dataset: lance.LanceDataset) -> commits.Addition:
-            ids = thumbnails["item_id"].to_pylist()
-            wanted = commits.is_one_of("item_id", ids)
-            standing = set(dataset.to_table(columns=["item_id"], filter=wanted)["item_id"].to_pylist())
-            first = {item_id: i for i, item_id in reversed(list(enumerate(ids))) if item_id not in standing}
-            added[0] = len(first)
-            return commits.Addition(tuple(first), thumbnails.take(pa.array(sorted(first.values()), pa.int64())))
-
-        commits.add_absent(uri, choose)
-        return added[0]
+        return add_thumbnails(self.uri, thumbnails)
 
 
 class SpaceTable:
@@ -207,10 +188,13 @@ class SpaceTable:
         wanted = set(shard_ids)
         return self._drop([piece_id for piece_id in self.committed_pieces() if shard_of(piece_id)[0] in wanted])
 
-    def mixed_shards(self) -> list[str]:
-        """Shards of which two versions have rows: a changed shard whose replacement has not ended."""
+    def mixed_shards(self, dataset: lance.LanceDataset | None = None) -> list[str]:
+        """Shards of which two versions have rows (in this version of the table, default the newest).
+
+        Such a shard was changed and its replacement has not ended.
+        """
         versions: dict[str, set[str]] = {}
-        for piece_id in self._index.at(self.dataset()):
+        for piece_id in self._index.at(dataset or self.dataset()):
             shard_id, version = shard_of(piece_id)
             versions.setdefault(shard_id, set()).add(version)
         return sorted(shard_id for shard_id, found in versions.items() if len(found) > 1)

@@ -1,0 +1,157 @@
+"""Publishing is the step of visibility: a tag keeps one table version alive, one small file points to it.
+
+Readers follow `published.json` and open exactly the version it names, by its tag; rows committed later are not seen.
+The file is replaced whole, so a publish or a rollback happens at one instant. The tags of the predecessors named in
+`previous` stay, so that rolling back needs nothing but the file.
+"""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cmir.archive import storage
+from cmir.errors import DataError, GalleryError
+from cmir.gallery import commits
+from cmir.gallery.table import Gallery
+
+POINTER_NAME: Final = "published.json"
+MAX_PREVIOUS: Final = 8  # predecessors kept alive; each keeps the files of its version
+IndexKind = Literal["exact", "IVF_FLAT", "IVF_SQ", "IVF_RQ"]
+
+
+class IndexSettings(BaseModel):
+    """How the vector column is indexed; `exact` scans all vectors and has no parameters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: IndexKind = "exact"
+    params: Mapping[str, int] = {}
+
+
+class SearchSettings(BaseModel):
+    """How the index is searched: partitions looked at, and candidates per hit that are scored again exactly."""
+
+    model_config = ConfigDict(frozen=True)
+
+    nprobes: int | None = None
+    refine_factor: int | None = None
+
+
+class Publication(BaseModel):
+    """One published version of one space, with all that a reader needs to search it as it was tuned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sequence: int
+    space_id: str
+    table: str
+    table_version: int
+    tag: str
+    index: IndexSettings
+    search: SearchSettings
+    recall_at_10: float
+    bundle_uri: str
+    published_at: datetime
+
+
+class Pointer(Publication):
+    """The content of published.json: the version that is served, and its predecessors, the newest first."""
+
+    previous: tuple[Publication, ...] = ()
+
+
+def read_pointer(uri: str) -> Pointer:
+    """What the gallery at a URI serves. Raises GalleryError where it has not been published."""
+    place = storage.join(uri, POINTER_NAME)
+    try:
+        return Pointer.model_validate_json(storage.read_bytes(place))
+    except DataError as error:
+        fix = f"run jobs/index.py --gallery {uri} --publish"
+        raise GalleryError(
+            "gallery not published", seen=error.seen, expected=POINTER_NAME, where=uri, fix=fix
+        ) from error
+    except ValidationError as error:
+        raise GalleryError("pointer not readable", seen=error, where=place, fix="publish again") from error
+
+
+def find_pointer(uri: str) -> Pointer | None:
+    """What the gallery at a URI serves, None where nothing has been published. Raises GalleryError when unreadable."""
+    return read_pointer(uri) if storage.exists(storage.join(uri, POINTER_NAME)) else None
+
+
+def publish(
+    uri: str,
+    space_id: str,
+    *,
+    table_version: int,
+    index: IndexSettings,
+    search: SearchSettings,
+    recall_at_10: float,
+) -> Pointer:
+    """Make one version of a space the served one, at one instant; returns the new pointer.
+
+    Raises GalleryError where the version holds no rows or a changed shard is half replaced (its items would be there
+    twice); the old pointer stands then.
+    """
+    gallery = Gallery.open(uri)
+    space = gallery.space(space_id)
+    dataset = commits.open_table(space.uri, table_version)
+    if not dataset.count_rows():
+        raise GalleryError("nothing to publish", seen="no rows", where=space.uri, fix="run jobs/embed.py")
+    mixed = space.mixed_shards(dataset)
+    if mixed:
+        fix = "run jobs/embed.py once more, it ends what it began"
+        raise GalleryError("changed shards are half replaced", seen=", ".join(mixed[:5]), where=space.uri, fix=fix)
+    current = find_pointer(uri)
+    sequence = current.sequence + 1 if current else 1
+    tag = f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}"  # two publishers at once never share a tag
+    dataset.tags.create(tag, table_version)
+    return _point(
+        uri,
+        Pointer(
+            sequence=sequence,
+            space_id=space_id,
+            table=space_id,
+            table_version=table_version,
+            tag=tag,
+            index=index,
+            search=search,
+            recall_at_10=recall_at_10,
+            bundle_uri=gallery.ledger.space(space_id).bundle_uri,
+            published_at=datetime.now(UTC),
+            previous=_history(current),
+        ),
+    )
+
+
+def rollback(uri: str) -> Pointer:
+    """Serve what was served before, at one instant; returns the new pointer, which has a new sequence number.
+
+    Raises GalleryError where nothing has been published, nothing came before, or its version is gone.
+    """
+    current = read_pointer(uri)
+    if not current.previous:
+        raise GalleryError("nothing to roll back to", seen=f"sequence {current.sequence}, the first", where=uri)
+    target = current.previous[0]
+    commits.open_table(storage.join(uri, f"{target.table}.lance"), target.tag)  # it must still be there
+    changed = {
+        "sequence": current.sequence + 1,
+        "published_at": datetime.now(UTC),
+        "previous": current.previous[1:],
+    }
+    return _point(uri, Pointer.model_validate({**target.model_dump(), **changed}))
+
+
+def _history(current: Pointer | None) -> tuple[Publication, ...]:
+    if current is None:
+        return ()
+    served = Publication.model_validate(current.model_dump(exclude={"previous"}))
+    return (served, *current.previous)[:MAX_PREVIOUS]
+
+
+def _point(uri: str, pointer: Pointer) -> Pointer:
+    storage.put_atomic(storage.join(uri, POINTER_NAME), pointer.model_dump_json(indent=1).encode())
+    return pointer

@@ -1,0 +1,247 @@
+"""Query vectors become ranked hits of the published version, many vectors that share a filter in one call.
+
+A searcher never changes: it stands on one tagged version of one table, so every answer is whole and of one space.
+`refresh` gives the searcher of a newer pointer, or itself. Scores are exact cosines also where the index is
+approximate, and hits with equal scores are ordered by the sha256 of their item_id, so an answer never depends on how
+rows lie in the table: more candidates than asked for are fetched until the last one scores below the k-th.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cmir.archive import storage
+from cmir.archive.schema import IMAGE_MODALITIES, METADATA_COLUMNS, MODALITIES
+from cmir.errors import QueryError, SpaceMismatchError
+from cmir.gallery import commits
+from cmir.gallery.filters import Filters
+from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings, read_pointer
+from cmir.gallery.thumbnails import ThumbnailReader
+
+MAX_K: Final = 1000
+_SPARE_HITS: Final = 16  # fetched beyond k, to see whether the k-th score is shared
+_MOST_SPARE_HITS: Final = 4096
+_VECTORS_AT_ONCE: Final = 256
+_HIT_COLUMNS: Final = [
+    *("item_id", "modality", "labels", "scene_class", "sensor", "acquired_at", "bbox", "source_uri", "_distance")
+]
+
+Vectors = npt.NDArray[np.float32]
+BBox = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer: `score` is the cosine (-1..1), `rank` counts from 1, `bbox` is (w, s, e, n) in degrees."""
+
+    item_id: str
+    rank: int
+    score: float
+    modality: str
+    labels: tuple[str, ...]
+    scene_class: str | None
+    sensor: str | None
+    acquired_at: datetime | None
+    bbox: BBox | None
+    source_uri: str
+    has_thumbnail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """All that the gallery knows of one item but its vector; fields as in the shard row."""
+
+    item_id: str
+    modality: str
+    split: str
+    bands: tuple[str, ...]
+    wavelength_nm: tuple[float | None, ...]
+    sensor: str | None
+    gsd_m: float | None
+    sample_rate_hz: int | None
+    labels: tuple[str, ...]
+    scene_class: str | None
+    pair_id: str | None
+    scene_id: str
+    acquired_at: datetime | None
+    cloud_cover: float | None
+    crs: str | None
+    bbox: BBox | None
+    geometry: bytes | None
+    source_uri: str
+    window: tuple[int, ...] | None
+    content_hash: str
+    attributes: str | None
+
+
+class Searcher:
+    """Searches one published version of a gallery; safe to use from several threads."""
+
+    def __init__(self, gallery_uri: str, pointer: Pointer) -> None:
+        self.gallery_uri, self.pointer = gallery_uri, pointer
+        self._dataset = commits.open_table(storage.join(gallery_uri, f"{pointer.table}.lance"), pointer.tag)
+        self._thumbnails = ThumbnailReader(gallery_uri)
+        self.dim = int(self._dataset.schema.field("vector").type.list_size)
+        self.num_rows = int(self._dataset.count_rows())
+
+    @classmethod
+    def open(cls, gallery_uri: str, *, space_id: str | None = None) -> "Searcher":
+        """The published version of a gallery; with `space_id`, only if it is of that space.
+
+        Raises GalleryError where nothing is published, SpaceMismatchError where another space is.
+        """
+        searcher = cls(gallery_uri, read_pointer(gallery_uri))
+        if space_id is not None:
+            searcher.check_space(space_id)
+        return searcher
+
+    @property
+    def space_id(self) -> str:
+        return self.pointer.space_id
+
+    def check_space(self, space_id: str) -> None:
+        """Raises SpaceMismatchError unless the published space is `space_id`."""
+        if space_id != self.space_id:
+            fix = "use the bundle the gallery was embedded with, or publish its other space"
+            where = self.gallery_uri
+            raise SpaceMismatchError("spaces differ", seen=space_id, expected=self.space_id, where=where, fix=fix)
+
+    def refresh(self) -> "Searcher":
+        """The searcher of what is published now: this one where nothing changed. Raises GalleryError as `open` does."""
+        pointer = read_pointer(self.gallery_uri)
+        return self if pointer == self.pointer else Searcher(self.gallery_uri, pointer)
+
+    def search(
+        self, vectors: Vectors, *, targets: Sequence[str] = (), k: int = 10, filters: Filters | None = None
+    ) -> list[list[Hit]]:
+        """The k best hits of every vector, f32[N,D] of any length; fewer where fewer match.
+
+        `targets` are the modalities to search, all where empty. Raises QueryError for a k, target or vector that cannot
+        be used, SpaceMismatchError for vectors of another dimension.
+        """
+        queries = self._checked(vectors, k)
+        condition = _condition(targets, filters)
+        answers: list[list[dict[str, Any]]] = []
+        for start in range(0, len(queries), _VECTORS_AT_ONCE):
+            answers += self._best(queries[start : start + _VECTORS_AT_ONCE], k, condition)
+        found = {row["item_id"] for answer in answers for row in answer if row["modality"] in IMAGE_MODALITIES}
+        pictured = self._thumbnails.among(found)
+        return [[_hit(row, rank, row["item_id"] in pictured) for rank, row in enumerate(a, 1)] for a in answers]
+
+    def item(self, item_id: str) -> GalleryItem:
+        """All metadata of an item. Raises QueryError where the published version has none of that id."""
+        row = self._row(item_id, list(METADATA_COLUMNS))
+        lists = {name: tuple(row[name] or ()) for name in ("bands", "wavelength_nm", "labels")}
+        window = None if row["window"] is None else tuple(row["window"])
+        return GalleryItem(**{**row, **lists, "window": window, "bbox": _bbox(row["bbox"])})
+
+    def vector(self, item_id: str) -> Vectors:
+        """The unit vector of an item, f32[D]. Raises QueryError where the published version has none of that id."""
+        return np.asarray(self._row(item_id, ["vector"])["vector"], dtype=np.float32)
+
+    def thumbnail(self, item_id: str) -> bytes | None:
+        """The WebP thumbnail of an item, None where it has none. Raises QueryError where there is no such item."""
+        self._row(item_id, ["item_id"])
+        return self._thumbnails.read(item_id)
+
+    def _row(self, item_id: str, columns: list[str]) -> dict[str, Any]:
+        wanted = commits.is_one_of("item_id", [item_id])
+        rows = self._dataset.to_table(columns=columns, filter=wanted, limit=1).to_pylist()
+        if not rows:
+            raise QueryError("no such item", seen=item_id[:100], expected="an item_id of the published gallery")
+        return dict(rows[0])
+
+    def _checked(self, vectors: Vectors, k: int) -> Vectors:
+        if not 1 <= k <= MAX_K:
+            raise QueryError("k out of range", seen=k, expected=f"1..{MAX_K}")
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            seen, expected = f"shape {vectors.shape}", f"N x {self.dim}, space {self.space_id}"
+            raise SpaceMismatchError("query vectors are of another space", seen=seen, expected=expected)
+        queries = vectors.astype(np.float32, copy=False)
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+        if not np.all(np.isfinite(lengths)) or not np.all(lengths > 0):
+            raise QueryError("query vector has no direction", seen="zero, NaN or infinite", expected="finite, not zero")
+        return np.asarray(queries / lengths, dtype=np.float32)
+
+    def _best(self, queries: Vectors, k: int, condition: str) -> list[list[dict[str, Any]]]:
+        spare, settings = _SPARE_HITS, (self.pointer.index, self.pointer.search)
+        while True:
+            rows = nearest_rows(self._dataset, queries, k + spare, condition, settings, _HIT_COLUMNS)
+            answers: list[list[dict[str, Any]]] = [[] for _ in queries]
+            for row in rows.to_pylist():
+                answers[row["query_index"]].append(row)
+            if spare >= _MOST_SPARE_HITS or not any(_is_cut_in_tie(answer, k, k + spare) for answer in answers):
+                return [sorted(answer, key=_order)[:k] for answer in answers]
+            spare *= 8
+
+
+def nearest_rows(
+    dataset: lance.LanceDataset,
+    queries: Vectors,
+    num_hits: int,
+    condition: str,
+    publication: tuple[IndexSettings, SearchSettings],
+    columns: Sequence[str] = ("item_id", "_distance"),
+) -> pa.Table:
+    """The nearest rows by cosine of every query, f32[N,D]: a table with query_index and the columns, best first.
+
+    `condition` is evaluated before ranking. `nprobes` is where the search of an index begins; it goes on to further
+    partitions until every query has `num_hits` rows, so that a selective filter does not leave answers empty.
+    """
+    index, search = publication
+    nearest: dict[str, Any] = {"column": "vector", "q": queries, "k": num_hits, "metric": "cosine"}
+    nearest["use_index"] = index.kind != "exact"
+    if search.nprobes is not None:
+        nearest |= {"minimum_nprobes": search.nprobes, "search_effort": 0.0}
+    if search.refine_factor is not None:
+        nearest["refine_factor"] = search.refine_factor
+    return dataset.to_table(columns=list(columns), nearest=nearest, filter=condition or None, prefilter=bool(condition))
+
+
+def _condition(targets: Sequence[str], filters: Filters | None) -> str:
+    unknown = [target for target in targets if target not in MODALITIES]
+    if unknown:
+        raise QueryError("unknown target", seen=", ".join(unknown)[:100], expected=", ".join(MODALITIES))
+    wanted = sorted(set(targets))
+    parts = [commits.is_one_of("modality", wanted)] if wanted else []
+    asked = filters.sql() if filters else ""
+    return " AND ".join([*parts, asked] if asked else parts)
+
+
+def _order(row: dict[str, Any]) -> tuple[float, str]:
+    return row["_distance"], hashlib.sha256(row["item_id"].encode()).hexdigest()
+
+
+def _is_cut_in_tie(rows: list[dict[str, Any]], k: int, num_asked: int) -> bool:
+    """True where the k-th score is also the last one fetched, so that equal ones may have been left out."""
+    return len(rows) >= num_asked and rows[k - 1]["_distance"] == rows[-1]["_distance"]
+
+
+def _hit(row: dict[str, Any], rank: int, has_thumbnail: bool) -> Hit:
+    return Hit(
+        item_id=row["item_id"],
+        rank=rank,
+        score=min(1.0, max(-1.0, 1.0 - row["_distance"])),  # rounding leaves cosines such as 1.0000001
+        modality=row["modality"],
+        labels=tuple(row["labels"]),
+        scene_class=row["scene_class"],
+        sensor=row["sensor"],
+        acquired_at=row["acquired_at"],
+        bbox=_bbox(row["bbox"]),
+        source_uri=row["source_uri"],
+        has_thumbnail=has_thumbnail,
+    )
+
+
+def _bbox(value: dict[str, float | None] | None) -> BBox | None:
+    """(w, s, e, n) of a bbox struct; Arrow readers give a null struct as one of nulls as well."""
+    if value is None or value["xmin"] is None:
+        return None
+    return cast(BBox, tuple(value[side] for side in ("xmin", "ymin", "xmax", "ymax")))
