@@ -1,0 +1,132 @@
+"""What the engine found -> the answers' schemas."""
+
+import json
+import time
+from importlib import metadata
+from urllib.parse import quote
+
+import shapely
+import shapely.geometry
+from fastapi import Request
+
+from cmir.gallery.search import GalleryItem, Hit
+from serve.engine import Engine, Found
+from serve.media import AUDIO_KINDS, IMAGE_KINDS
+from serve.schemas import (
+    BundleInfo,
+    GalleryInfo,
+    HitAnswer,
+    InfoAnswer,
+    ItemAnswer,
+    SearchAnswer,
+    Timings,
+)
+
+
+def search_answer(found: Found, request: Request) -> SearchAnswer:
+    """The hits of one query; `total` runs from the first byte of the request to now."""
+    times = found.times
+    return SearchAnswer(
+        hits=[hit_answer(hit) for hit in found.hits],
+        space_id=found.pointer.space_id,
+        gallery_version=found.pointer.table_version,
+        timings_ms=Timings(
+            decode=_ms(times.decode_s),
+            queue=_ms(times.queue_s),
+            encode=_ms(times.encode_s),
+            search=_ms(times.search_s),
+            total=_ms(time.perf_counter() - request.state.started_at),
+        ),
+        request_id=request.state.request_id,
+    )
+
+
+def hit_answer(hit: Hit) -> HitAnswer:
+    """One hit."""
+    return HitAnswer(
+        item_id=hit.item_id,
+        rank=hit.rank,
+        score=hit.score,
+        modality=hit.modality,
+        labels=list(hit.labels),
+        scene_class=hit.scene_class,
+        sensor=hit.sensor,
+        acquired_at=hit.acquired_at,
+        bbox=hit.bbox,
+        source_uri=hit.source_uri,
+        thumbnail=thumbnail_path(hit.item_id) if hit.has_thumbnail else None,
+    )
+
+
+def thumbnail_path(item_id: str) -> str:
+    """Where an item's thumbnail is served."""
+    return f"/v1/items/{quote(item_id, safe='')}/thumbnail"
+
+
+def info_answer(engine: Engine) -> InfoAnswer:
+    """What is served now."""
+    snapshot = engine.snapshot
+    embedder, pointer = snapshot.embedder, snapshot.pointer
+    bundle = BundleInfo(
+        uri=pointer.bundle_uri,
+        space_id=embedder.space_id,
+        dim=int(embedder.prototypes.shape[1]),
+        modalities=list(embedder.modalities),
+        labels=list(embedder.labels),
+    )
+    gallery = GalleryInfo(
+        sequence=pointer.sequence,
+        version=pointer.table_version,
+        published_at=pointer.published_at,
+        num_items=dict(snapshot.num_items),
+        index_kind=pointer.index.kind,
+        recall_at_10=pointer.recall_at_10,
+    )
+    return InfoAnswer(
+        service_version=service_version(),
+        bundle=bundle,
+        gallery=gallery,
+        image_formats=list(IMAGE_KINDS),
+        audio_formats=list(AUDIO_KINDS),
+        limits={name: float(value) for name, value in engine.limits.model_dump().items()},
+    )
+
+
+def service_version() -> str:
+    """The installed version, `unknown` in a bare checkout."""
+    try:
+        return metadata.version("cmir")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def item_answer(item: GalleryItem, space_id: str, *, has_thumbnail: bool) -> ItemAnswer:
+    """All metadata of one item; geometry as GeoJSON, attributes as the object they are."""
+    return ItemAnswer(
+        item_id=item.item_id,
+        modality=item.modality,
+        split=item.split,
+        labels=list(item.labels),
+        scene_class=item.scene_class,
+        sensor=item.sensor,
+        bands=list(item.bands),
+        wavelength_nm=list(item.wavelength_nm),
+        gsd_m=item.gsd_m,
+        sample_rate_hz=item.sample_rate_hz,
+        pair_id=item.pair_id,
+        scene_id=item.scene_id,
+        acquired_at=item.acquired_at,
+        cloud_cover=item.cloud_cover,
+        crs=item.crs,
+        bbox=item.bbox,
+        geometry=None if item.geometry is None else shapely.geometry.mapping(shapely.from_wkb(item.geometry)),
+        source_uri=item.source_uri,
+        window=None if item.window is None else list(item.window),
+        attributes=None if item.attributes is None else json.loads(item.attributes),
+        thumbnail=thumbnail_path(item.item_id) if has_thumbnail else None,
+        space_id=space_id,
+    )

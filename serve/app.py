@@ -1,0 +1,180 @@
+"""`serve run serve.app:build gallery=URI [bundle=URI] [composition=fused|split]`: the service on Ray Serve.
+
+fused (the default, best on CPUs): one deployment decodes, encodes and searches; every hop saved is milliseconds.
+split: CPU replicas take requests, decode and search, replicas with GPUs encode. Both answer the same.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from cmir.errors import CmirError
+from cmir.network.embedder import Device, Embedder, Prepared
+from serve.asgi import create_app
+from serve.batching import Timed
+from serve.deployments import Encoder, EncoderPool
+from serve.keys import KeyRing
+from serve.limits import RETRY_AFTER_S, Limits
+from serve.metrics import Metrics
+from serve.opening import build_engine, check_bundle
+from serve.problems import ProblemError
+from serve.query import F32
+
+_BACKPRESSURE = {"status_code": 429, "retry_after_s": RETRY_AFTER_S}
+
+
+class ServeArgs(BaseModel):
+    """What `build` takes: key=value on the command line, `args` in a Serve configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gallery: str = Field(description="URI of the gallery; what is published there is served")
+    bundle: str | None = Field(None, description="URI of the bundle; default: the one that was published")
+    composition: Literal["fused", "split"] = "fused"
+    device: Device = "auto"
+    min_replicas: int = Field(1, ge=0, description="of the deployment that takes requests; 0 scales to zero")
+    max_replicas: int = Field(1, ge=1)
+    min_encoders: int = Field(1, ge=0, description="split: replicas that encode")
+    max_encoders: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0, description="CPUs reserved by a replica")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs reserved by a replica that encodes")
+    api_keys_file: Path | None = Field(None, description="hashed keys, see serve/keys.py; default: open to all")
+    cors_origins: tuple[str, ...] = ()
+    poll_s: float = Field(2.0, gt=0, le=5, description="how often to look for a new publish, seconds")
+    limits: Limits = Limits()
+
+
+class RemoteEncoder:
+    """The encoder of one bundle, in the replicas of another deployment."""
+
+    def __init__(self, handle: DeploymentHandle, bundle_uri: str) -> None:
+        self._handle, self._bundle_uri = handle, bundle_uri
+
+    async def warm(self) -> None:
+        """Have every replica that runs now load the bundle."""
+        await self._handle.broadcast("warm", self._bundle_uri).results_async()
+
+    async def encode(self, prepared: Prepared) -> Timed[F32]:
+        """The unit vector f32[D]; the way there and back counts as queue.
+
+        Raises ProblemError 429 where the replicas have too much waiting, CmirError where the encoder refuses the item.
+        """
+        started_at = time.perf_counter()
+        try:
+            timed: Timed[F32] = await self._handle.encode.remote(prepared, self._bundle_uri)
+        except BackPressureError as error:
+            raise ProblemError(429, "the encoders are busy", headers={"Retry-After": str(RETRY_AFTER_S)}) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, CmirError):  # without the remote traceback that Ray puts into its text
+                raise error.cause from error
+            raise
+        whole_s = time.perf_counter() - started_at
+        return Timed(timed.result, queue_s=whole_s - timed.run_s, run_s=timed.run_s)
+
+
+class EncoderReplica:
+    """Deployment of the split composition: encodes, in batches, what others have decoded."""
+
+    async def __init__(self, args: ServeArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Ready once the bundle that is served first is warm."""
+        pointer = check_bundle(args.gallery, args.bundle)
+        self._pool = EncoderPool(device=args.device, limits=args.limits, metrics=Metrics())
+        await self._pool.warm(args.bundle or pointer.bundle_uri)
+
+    async def warm(self, bundle_uri: str) -> None:
+        """Load a bundle, if it is not."""
+        await self._pool.warm(bundle_uri)
+
+    async def encode(self, prepared: Prepared, bundle_uri: str) -> Timed[F32]:
+        """The unit vector f32[D] of a prepared item in the space of that bundle."""
+        return await self._pool.encode(prepared, bundle_uri)
+
+
+@serve.ingress()
+class Ingress:
+    """Deployment that takes the requests; with `encoders` it is the split composition, without the fused one."""
+
+    def __init__(self, args: ServeArgs, encoders: DeploymentHandle | None = None) -> None:
+        logging.getLogger("cmir").setLevel(logging.INFO)
+        self._args, self._encoders = args, encoders
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        args = self._args
+        engine = build_engine(
+            args.gallery,
+            bundle_uri=args.bundle,
+            device="cpu" if self._encoders else args.device,
+            limits=args.limits,
+            poll_s=args.poll_s,
+            make_encoder=self._remote_encoder if self._encoders else None,
+        )
+        keys = KeyRing(args.api_keys_file) if args.api_keys_file else None
+        return create_app(engine, keys=keys, cors_origins=args.cors_origins)
+
+    async def _remote_encoder(self, embedder: Embedder) -> Encoder:
+        assert self._encoders is not None
+        encoder = RemoteEncoder(self._encoders, embedder.bundle.uri)
+        await encoder.warm()
+        return encoder
+
+
+def build(args: ServeArgs) -> Application:
+    """The Serve application.
+
+    Raises, before anything is started, GalleryError where nothing is published, SpaceMismatchError where the bundle
+    given is of another space, ConfigError where the keys file admits nobody.
+    """
+    keys_file = args.api_keys_file or os.environ.get("CMIR_API_KEYS_FILE")
+    args = args.model_copy(update={"api_keys_file": Path(keys_file) if keys_file else None})
+    check_bundle(args.gallery, args.bundle)
+    if args.api_keys_file:
+        KeyRing(args.api_keys_file)
+    fused = args.composition == "fused"
+    ingress = serve.deployment(Ingress).options(
+        name="cmir",
+        autoscaling_config=_autoscaling(args.min_replicas, args.max_replicas, args.limits),
+        max_ongoing_requests=_ongoing(args.limits),
+        max_queued_requests=args.limits.max_in_flight,
+        backpressure_config=_BACKPRESSURE,
+        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus if fused else 0},
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=args.limits.deadline_s + 5,
+    )
+    return ingress.bind(args) if fused else ingress.bind(args, _encoders(args))
+
+
+def _encoders(args: ServeArgs) -> Application:
+    deployment = serve.deployment(EncoderReplica).options(
+        name="encoder",
+        autoscaling_config=_autoscaling(args.min_encoders, args.max_encoders, args.limits),
+        max_ongoing_requests=_ongoing(args.limits),
+        max_queued_requests=args.limits.max_in_flight,
+        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+        graceful_shutdown_timeout_s=args.limits.deadline_s + 5,
+    )
+    return deployment.bind(args)
+
+
+def _ongoing(limits: Limits) -> int:
+    """Requests a replica has under way: a few more than the gate lets in, so that probes and the page still pass."""
+    return limits.max_in_flight + 8
+
+
+def _autoscaling(min_replicas: int, max_replicas: int, limits: Limits) -> AutoscalingConfig:
+    """Scales out when half of what a replica takes is under way, on average."""
+    return AutoscalingConfig(
+        min_replicas=min_replicas,
+        max_replicas=max(min_replicas, max_replicas),
+        target_ongoing_requests=max(1, limits.max_in_flight // 2),
+    )

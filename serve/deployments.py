@@ -1,0 +1,189 @@
+"""The parts of the service as plain classes: decode, encode, search; engine.py leads a query through them.
+
+    Query --Decoder--> Prepared --Encoder--> f32[D] --Finder--> hits        all from one Snapshot
+
+The same parts make both compositions: `fused` has a LocalEncoder in the replica that also decodes and searches, `split`
+a remote one. A Snapshot is what one publish means: one bundle and one version of one gallery table.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from cmir.archive.schema import Media, Modality
+from cmir.errors import QueryError
+from cmir.gallery.filters import Filters
+from cmir.gallery.publish import Pointer
+from cmir.gallery.search import GalleryItem, Hit
+from cmir.network.embedder import Device, Embedder, Prepared
+from serve.batching import Batcher, Timed
+from serve.limits import Limits
+from serve.media import image_media, speech_media
+from serve.metrics import Metrics
+from serve.query import F32, ImageBytes, SpeechBytes
+
+_BUNDLES_KEPT: Final = 2
+
+
+class Embeds(Protocol):
+    """What the service needs of an embedder (cmir.network.embedder, or a deterministic double)."""
+
+    @property
+    def space_id(self) -> str: ...
+    @property
+    def modalities(self) -> Sequence[Modality]: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def prototypes(self) -> F32: ...
+    def pre(self, media: Media) -> Prepared: ...
+    def core(self, prepared: Sequence[Prepared]) -> Tensor: ...
+    def post(self, vectors: Tensor) -> F32: ...
+
+
+class Searches(Protocol):
+    """What the service needs of a searcher (cmir.gallery.search, or a double in memory)."""
+
+    def search(self, vectors: F32, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[list[Hit]]: ...
+    def item(self, item_id: str) -> GalleryItem: ...
+    def vector(self, item_id: str) -> F32: ...
+    def thumbnail(self, item_id: str) -> bytes | None: ...
+
+
+class Encoder(Protocol):
+    """Prepared media -> unit vector f32[D], here or in another process."""
+
+    async def encode(self, prepared: Prepared) -> Timed[F32]: ...
+
+
+class Decoder:
+    """The bytes of a query -> what the embedder takes, in threads, so that the event loop never decodes."""
+
+    def __init__(self, *, limits: Limits, executor: Executor) -> None:
+        self._limits, self._executor = limits, executor
+
+    async def decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
+        """Raises ProblemError 400, 413, 415; DataError for bytes that cannot be decoded; QueryError for a modality
+        that the bundle has no tower for."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, source, embedder)
+
+    def _decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
+        if isinstance(source, SpeechBytes):
+            media = speech_media(source.data, self._limits)
+        else:
+            media = image_media(source.data, source.hints, self._limits)
+        if media.modality not in embedder.modalities:
+            known = ", ".join(embedder.modalities)
+            raise QueryError("the bundle has no tower for this modality", seen=media.modality, expected=known)
+        return embedder.pre(media)
+
+
+class LocalEncoder:
+    """Encodes in batches in one thread of this process."""
+
+    def __init__(self, embedder: Embeds, *, executor: Executor, limits: Limits, metrics: Metrics) -> None:
+        self._batcher: Batcher[Prepared, F32] = Batcher(
+            lambda prepared: list(embedder.post(embedder.core(prepared))),
+            executor=executor,
+            max_items=limits.max_encode_items,
+            on_batch=metrics.batch_items.labels("encode").observe,
+        )
+
+    async def encode(self, prepared: Prepared) -> Timed[F32]:
+        """The unit vector f32[D] of one prepared item."""
+        return await self._batcher.submit(prepared)
+
+
+class EncoderPool:
+    """Encoders of the bundles in use: that of the newest publish, and the one before it until its requests drain."""
+
+    def __init__(self, *, device: Device, limits: Limits, metrics: Metrics) -> None:
+        self._device, self._limits, self._metrics = device, limits, metrics
+        self._executor = ThreadPoolExecutor(1, "encode")
+        self._encoders: dict[str, LocalEncoder] = {}  # by bundle URI, the newest last
+        self._loading = asyncio.Lock()
+
+    async def warm(self, bundle_uri: str) -> None:
+        """Load a bundle and run every tower once, if it is not loaded. Raises what Embedder.open raises."""
+        async with self._loading:
+            if bundle_uri not in self._encoders:
+                embedder = await asyncio.to_thread(self._load, bundle_uri)
+                self._encoders[bundle_uri] = LocalEncoder(
+                    embedder, executor=self._executor, limits=self._limits, metrics=self._metrics
+                )
+                while len(self._encoders) > _BUNDLES_KEPT:
+                    del self._encoders[next(iter(self._encoders))]
+
+    async def encode(self, prepared: Prepared, bundle_uri: str) -> Timed[F32]:
+        """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first."""
+        if bundle_uri not in self._encoders:
+            await self.warm(bundle_uri)
+        return await self._encoders[bundle_uri].encode(prepared)
+
+    def _load(self, bundle_uri: str) -> Embedder:
+        embedder = Embedder.open(bundle_uri, device=self._device)
+        embedder.warm_up()
+        return embedder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """One search of a batch: a unit vector f32[D] and everything that is its own."""
+
+    vector: F32
+    targets: tuple[Modality, ...]
+    k: int
+    filters: Filters | None
+
+
+class Finder:
+    """Searches in batches: those that share targets, k and filters go into one call of the searcher."""
+
+    def __init__(self, searcher: Searches, *, executor: Executor, limits: Limits, metrics: Metrics) -> None:
+        self._searcher = searcher
+        self._batcher: Batcher[Wanted, list[Hit]] = Batcher(
+            self._find,
+            executor=executor,
+            max_items=limits.max_search_items,
+            on_batch=metrics.batch_items.labels("search").observe,
+        )
+
+    async def find(self, wanted: Wanted) -> Timed[list[Hit]]:
+        """Its hits, best first. Raises QueryError for filters that cannot be applied."""
+        return await self._batcher.submit(wanted)
+
+    def _find(self, batch: Sequence[Wanted]) -> list[list[Hit]]:
+        groups: dict[tuple[tuple[Modality, ...], int, str], list[int]] = {}
+        for position, wanted in enumerate(batch):
+            filters = wanted.filters.model_dump_json() if wanted.filters else ""
+            groups.setdefault((wanted.targets, wanted.k, filters), []).append(position)
+        found: list[list[Hit]] = [[] for _ in batch]
+        for positions in groups.values():
+            first = batch[positions[0]]
+            vectors = np.stack([batch[position].vector for position in positions])
+            answers = self._searcher.search(vectors, targets=first.targets, k=first.k, filters=first.filters)
+            for position, hits in zip(positions, answers, strict=True):
+                found[position] = hits
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One publish, open: everything a request needs, so that it never sees two."""
+
+    pointer: Pointer
+    embedder: Embeds
+    encoder: Encoder
+    searcher: Searches
+    finder: Finder
+    num_items: Mapping[str, int]  # by modality
+    probes: tuple[Media, ...]  # one small query per modality, to warm up and to tell readiness
+
+    async def prepare(self, media: Media) -> Prepared:
+        """`media` as the embedder takes it; in a thread."""
+        return await asyncio.to_thread(self.embedder.pre, media)

@@ -1,0 +1,162 @@
+"""The bytes of a query -> `Media`, after its first bytes and its header have been looked at; nothing is decoded here.
+
+What a file is, is told by its first bytes, never by a name or a Content-Type, and only kinds on the list reach a
+decoder: others (playlists, virtual rasters) could make it open further files. Sizes are read from headers before
+memory is spent on pixels or samples. The decoding itself is the embedder's, the same as in the embedding job.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Final, cast, get_args
+
+import soundfile
+from PIL import Image, UnidentifiedImageError
+
+from cmir.archive.raster import bands_of, load_raster, open_dataset
+from cmir.archive.schema import IMAGE_MODALITIES, Media, Modality
+from cmir.archive.sensors import band_names, canonical_band
+from cmir.errors import DataError, QueryError
+from serve.limits import Limits
+from serve.problems import ProblemError, too_large, unsupported_media
+
+IMAGE_KINDS: Final = ("png", "jpeg", "webp", "tiff")
+AUDIO_KINDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
+_PROBED_BY_SOUNDFILE: Final = ("wav", "flac", "ogg", "mp3")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHints:
+    """What the asker says of an image; what is left out is told by the file.
+
+    `modality` pan, ms or rgb; `bands` names in the file's order; `gsd_m` ground sampling distance in metres.
+    """
+
+    modality: Modality | None = None
+    bands: tuple[str, ...] = ()
+    sensor: str | None = None
+    gsd_m: float | None = None
+
+
+def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
+    """An encoded image as media of the modality given, or told by its bands.
+
+    Raises ProblemError: 400 empty, 413 more samples than `limits.max_pixels`, 415 another kind of file;
+    DataError where the header cannot be read; QueryError where the modality must be given.
+    """
+    kind = _kind_of(data, IMAGE_KINDS)
+    found = _tiff_bands(data, limits) if kind == "tiff" else _picture_bands(data, kind, limits)
+    bands = tuple(canonical_band(name) for name in hints.bands)
+    modality = hints.modality or modality_of(bands or found)
+    return Media(modality=modality, data=data, encoding=kind, bands=bands, sensor=hints.sensor, gsd_m=hints.gsd_m)
+
+
+def speech_media(data: bytes, limits: Limits) -> Media:
+    """A recording as media.
+
+    Raises ProblemError: 400 empty, 413 longer than `limits.max_audio_s` by its header, 415 another kind of file.
+    Containers of FFmpeg (webm, mp4) are bounded while they are decoded.
+    """
+    kind = _kind_of(data, AUDIO_KINDS)
+    if kind in _PROBED_BY_SOUNDFILE:
+        duration_s = _duration_s(data)
+        if duration_s is not None and duration_s > limits.max_audio_s:
+            raise too_large("recording", seen=f"{duration_s:.1f} s", limit=f"{limits.max_audio_s:g} s")
+    return Media(modality="speech", data=data, encoding=kind)
+
+
+def modality_of(bands: tuple[str, ...]) -> Modality:
+    """The modality of an image with these bands: 1 is pan, 3 without near-infrared rgb, 4 and more or nir ms.
+
+    Raises QueryError where the bands do not tell.
+
+    >>> modality_of(("green", "red", "nir"))
+    'ms'
+    """
+    if len(bands) == 1:
+        return "pan"
+    if "nir" in bands or len(bands) >= 4:
+        return "ms"
+    if len(bands) == 3:
+        return "rgb"
+    raise QueryError(
+        "cannot tell the modality of the image",
+        seen=f"{len(bands)} bands ({', '.join(bands)})",
+        expected="1, 3, or 4 and more",
+        fix=f"give modality={'|'.join(IMAGE_MODALITIES)}",
+    )
+
+
+def as_modality(text: str) -> Modality:
+    """`text` as a modality. Raises QueryError naming those there are."""
+    if text not in get_args(Modality):
+        raise QueryError("no such modality", seen=repr(text), expected=", ".join(get_args(Modality)))
+    return cast(Modality, text)
+
+
+def _kind_of(data: bytes, wanted: tuple[str, ...]) -> str:
+    if not data:
+        raise ProblemError(400, f"the query is empty; expected the bytes of one of {', '.join(wanted)}")
+    kind = _sniff(data[:12])
+    if kind not in wanted:
+        seen = kind or f"bytes beginning {data[:8].hex(' ')}"
+        raise unsupported_media(seen, f"one of {', '.join(wanted)}")
+    return kind
+
+
+def _sniff(head: bytes) -> str | None:
+    """The kind of a file by its magic number (the formats' own specifications), None where it is not on the list."""
+    if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE"):
+        return "webp" if head[8:12] == b"WEBP" else "wav"
+    if head[:2] == b"\xff\xd8":
+        return "jpeg"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:  # frame sync, layer III
+        return "mp3"
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    kinds = {
+        b"\x89PNG": "png",
+        b"II*\0": "tiff",
+        b"MM\0*": "tiff",
+        b"II+\0": "tiff",
+        b"MM\0+": "tiff",
+        b"fLaC": "flac",
+        b"OggS": "ogg",
+        b"\x1aE\xdf\xa3": "webm",
+    }
+    return "mp3" if head[:3] == b"ID3" else kinds.get(head[:4])
+
+
+def _picture_bands(data: bytes, kind: str, limits: Limits) -> tuple[str, ...]:
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+            grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+            bands = band_names(1 if grey else 3)
+            _refuse_larger(image.width, image.height, len(bands), limits)
+            return bands
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise too_large("image", seen="a picture of far too many pixels", limit=limits.max_pixels) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError("image header cannot be read", seen=f"{kind}, {len(data)} bytes") from error
+
+
+def _tiff_bands(data: bytes, limits: Limits) -> tuple[str, ...]:
+    with open_dataset(data, "query") as dataset:
+        _refuse_larger(dataset.width, dataset.height, dataset.count, limits)
+        has_alpha = dataset.colorinterp[-1].name == "alpha"
+        if not has_alpha:
+            return bands_of(dataset)
+    return load_raster(data, where="query").bands  # alpha may be a mask or a mislabelled band: only its values tell
+
+
+def _refuse_larger(width: int, height: int, num_bands: int, limits: Limits) -> None:
+    if width * height * num_bands > limits.max_pixels:
+        seen = f"{width} x {height} px, {num_bands} bands"
+        raise too_large("image", seen=seen, limit=f"{limits.max_pixels} samples")
+
+
+def _duration_s(data: bytes) -> float | None:
+    try:
+        info = soundfile.info(io.BytesIO(data))
+    except soundfile.LibsndfileError:
+        return None  # the decoder says what is wrong with it
+    return float(info.frames) / info.samplerate if info.samplerate else None

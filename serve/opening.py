@@ -1,0 +1,160 @@
+"""A pointer -> a warm Snapshot: the bundle on its device, the gallery at the published version, every probe run once.
+
+When only the gallery moved on and the space stayed, the embedder that is loaded is kept.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from cmir.archive import storage
+from cmir.archive.schema import MODALITIES
+from cmir.errors import SpaceMismatchError
+from cmir.gallery import commits
+from cmir.gallery.publish import Pointer, read_pointer
+from cmir.gallery.search import Searcher
+from cmir.network.bundle import read_config
+from cmir.network.embedder import Device, Embedder
+from serve.deployments import Decoder, Encoder, Finder, LocalEncoder, Snapshot
+from serve.engine import Engine
+from serve.limits import Limits
+from serve.metrics import Metrics
+from serve.probing import probe, probe_media
+from serve.watch import PointerWatch
+
+MakeEncoder: TypeAlias = Callable[[Embedder], Awaitable[Encoder]]
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Where the parts run: several decode, one encodes (torch has its own), one searches (so that batches form)."""
+
+    decode: Executor
+    encode: Executor
+    search: Executor
+
+    @classmethod
+    def start(cls) -> "Threads":
+        """As many decoders as there are cores."""
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(
+            decode=ThreadPoolExecutor(max(2, num_cores), "decode"),
+            encode=ThreadPoolExecutor(1, "encode"),
+            search=ThreadPoolExecutor(1, "search"),
+        )
+
+
+def check_bundle(gallery_uri: str, bundle_uri: str | None) -> Pointer:
+    """What is published in the gallery, after a look at whether `bundle_uri`, where given, fits it.
+
+    Raises GalleryError where nothing is published, DataError where the bundle cannot be read, SpaceMismatchError where
+    its space is not the published one.
+    """
+    pointer = read_pointer(gallery_uri)
+    if bundle_uri is not None:
+        _check_space(read_config(bundle_uri).space_id, bundle_uri, pointer, gallery_uri)
+    return pointer
+
+
+def build_engine(
+    gallery_uri: str,
+    *,
+    bundle_uri: str | None = None,
+    device: Device = "auto",
+    limits: Limits,
+    poll_s: float = 2.0,
+    make_encoder: MakeEncoder | None = None,
+) -> Engine:
+    """An engine over a gallery; nothing is opened before it starts.
+
+    `make_encoder` gives the encoder of a newly loaded bundle; without it, it is encoded here (`fused`).
+    """
+    threads, metrics = Threads.start(), Metrics()
+
+    async def here(embedder: Embedder) -> Encoder:
+        return LocalEncoder(embedder, executor=threads.encode, limits=limits, metrics=metrics)
+
+    opener = SnapshotOpener(
+        gallery_uri,
+        bundle_uri=bundle_uri,
+        device=device,
+        make_encoder=make_encoder or here,
+        threads=threads,
+        limits=limits,
+        metrics=metrics,
+    )
+    watch = PointerWatch(
+        partial(read_pointer, gallery_uri), opener.open, poll_s=poll_s, on_failure=metrics.refresh_failures.inc
+    )
+    decoder = Decoder(limits=limits, executor=threads.decode)
+    return Engine(watch, decoder=decoder, executor=threads.decode, metrics=metrics, limits=limits)
+
+
+class SnapshotOpener:
+    """Opens what is published in one gallery."""
+
+    def __init__(
+        self,
+        gallery_uri: str,
+        *,
+        bundle_uri: str | None,
+        device: Device,
+        make_encoder: MakeEncoder,
+        threads: Threads,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._gallery_uri, self._bundle_uri, self._device = gallery_uri, bundle_uri, device
+        self._make_encoder, self._threads = make_encoder, threads
+        self._limits, self._metrics = limits, metrics
+
+    async def open(self, pointer: Pointer, previous: Snapshot | None) -> Snapshot:
+        """A warm snapshot of `pointer`.
+
+        Raises SpaceMismatchError where the bundle is of another space, GalleryError or DataError where a part cannot
+        be opened, ProblemError where a probe does not come through.
+        """
+        searcher = await asyncio.to_thread(Searcher, self._gallery_uri, pointer)
+        if previous is not None and previous.pointer.space_id == pointer.space_id:
+            embedder, encoder, probes = previous.embedder, previous.encoder, previous.probes
+        else:
+            loaded = await asyncio.to_thread(self._load, pointer)
+            encoder = await self._make_encoder(loaded)
+            probes = probe_media(loaded.bundle.preprocessing, loaded.modalities)
+            embedder = loaded
+        finder = Finder(searcher, executor=self._threads.search, limits=self._limits, metrics=self._metrics)
+        num_items = await asyncio.to_thread(count_items, self._gallery_uri, pointer)
+        snapshot = Snapshot(pointer, embedder, encoder, searcher, finder, num_items, probes)
+        for media in probes:
+            await probe(snapshot, media)
+        self._metrics.sequence.set(pointer.sequence)
+        self._metrics.published_at.set(pointer.published_at.timestamp())
+        return snapshot
+
+    def _load(self, pointer: Pointer) -> Embedder:
+        bundle_uri = self._bundle_uri or pointer.bundle_uri
+        embedder = Embedder.open(bundle_uri, device=self._device)
+        _check_space(embedder.space_id, bundle_uri, pointer, self._gallery_uri)
+        return embedder
+
+
+def count_items(gallery_uri: str, pointer: Pointer) -> dict[str, int]:
+    """Items of the published version by modality, those of which there is none left out."""
+    dataset = commits.open_table(storage.join(gallery_uri, f"{pointer.table}.lance"), pointer.tag)
+    counts = {modality: int(dataset.count_rows(f"modality = '{modality}'")) for modality in MODALITIES}
+    return {modality: count for modality, count in counts.items() if count}
+
+
+def _check_space(seen: str, bundle_uri: str, pointer: Pointer, gallery_uri: str) -> None:
+    if seen != pointer.space_id:
+        raise SpaceMismatchError(
+            "the bundle is of another space than the published gallery",
+            seen=f"{seen} ({bundle_uri})",
+            expected=pointer.space_id,
+            where=gallery_uri,
+            fix=f"leave the bundle out, or give the one that was published: {pointer.bundle_uri}",
+        )
