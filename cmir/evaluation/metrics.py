@@ -37,7 +37,7 @@ class Rankings:
     `reciprocal_rank` f64[Q], 0 where nothing is relevant; `hits` i32[Q,F], relevant ones among the first 1..F places;
     `dcg` and `ideal_dcg` f64[Q,F]; `curve` f32[Q,V], interpolated precision at RECALL_LEVELS;
     `shown` i64[Q,NUM_SHOWN], gallery index of the first places (-1: the gallery is shorter), with `shown_score`,
-    `shown_gain` f32[Q,NUM_SHOWN].
+    `shown_gain` f32[Q,NUM_SHOWN]; `first_relevant` i64[Q], gallery index of the best placed relevant item (-1: none).
     """
 
     num_relevant: Ints
@@ -51,6 +51,7 @@ class Rankings:
     shown: Ints
     shown_score: Floats
     shown_gain: Floats
+    first_relevant: Ints
 
     def precision_at(self, k: int) -> Floats:
         """f64[Q], relevant among the first k, divided by k (also where the gallery is shorter). k 1..NUM_FIRST."""
@@ -123,8 +124,10 @@ def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rank
     shown = _widen(order[:, :NUM_SHOWN], NUM_SHOWN, -1)
     shown[(shown == own[:, None]) & (own[:, None] >= 0)] = -1
     seen = np.maximum(shown, 0)
-    first = np.zeros(num_queries)
-    first[num_relevant > 0] = 1.0 / (place[start[num_relevant > 0]] + 1)
+    some = num_relevant > 0
+    first, first_relevant = np.zeros(num_queries), np.full(num_queries, -1)
+    first[some] = 1.0 / (place[start[some]] + 1)
+    first_relevant[some] = order[np.flatnonzero(some), place[start[some]]]
     return Rankings(
         num_relevant=num_relevant,
         num_candidates=num_gallery - (own >= 0),
@@ -137,6 +140,7 @@ def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rank
         shown=shown,
         shown_score=np.take_along_axis(scores, seen, axis=1).astype(np.float32),
         shown_gain=np.take_along_axis(gains, seen, axis=1) * (shown >= 0),
+        first_relevant=first_relevant,
     )
 
 
@@ -168,6 +172,7 @@ def perfect(rankings: Rankings) -> Rankings:
         shown=np.full_like(rankings.shown, -1),
         shown_score=np.zeros_like(rankings.shown_score),
         shown_gain=np.zeros_like(rankings.shown_gain),
+        first_relevant=np.full_like(num_relevant, -1),
     )
 
 
