@@ -1,4 +1,4 @@
-"""Normalised batches -> varied ones: chips as if seen from elsewhere and by another instrument, speech elsewhere too.
+"""Normalised chips -> varied ones, as if seen from elsewhere and by another instrument.
 
 Overhead imagery has no up: chips are turned by quarters and mirrored (the eight symmetries of the square), and cut,
 stretched and shifted by one affine resampling for the whole batch. Then the instrument varies: gain and offset of all
@@ -49,26 +49,6 @@ def augment_chips(
         smooth = F.avg_pool2d(F.pad(cut, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         cut = torch.lerp(cut, smooth, strength)
     return _vary_radiometry(cut, settings, generator), _vary_gsd(gsd_m.to(device), settings, generator)
-
-
-def resize_chips(pixels: Tensor, size_px: int) -> Tensor:
-    """f32[B,C,h,w] -> f32[B,C,size,size], antialiased, without variation."""
-    if pixels.shape[-2:] == (size_px, size_px):
-        return pixels
-    return F.interpolate(pixels, size=(size_px, size_px), mode="bilinear", antialias=True)
-
-
-def augment_speech(waveform: Tensor, num_samples: Tensor, generator: torch.Generator) -> Tensor:
-    """Waveforms f32[B,T] with white and low-passed noise 10 to 50 dB below the speech; zeros beyond the end stay."""
-    count, length = waveform.shape
-    level = waveform.square().sum(dim=1).div(num_samples.clamp(min=1)).sqrt()[:, None]
-    decibels = torch.empty(count, 1).uniform_(-50.0, -10.0, generator=generator)
-    noise = torch.randn(count, length, generator=generator)
-    hum = F.avg_pool1d(F.pad(noise[:, None], (8, 7), mode="replicate"), 16, stride=1)[:, 0] * 4.0
-    colour = torch.rand(count, 1, generator=generator)
-    mixed = torch.lerp(noise, hum, colour).to(waveform.device) * (10.0 ** (decibels / 20.0)).to(waveform.device)
-    sounding = torch.arange(length, device=waveform.device)[None] < num_samples[:, None]
-    return waveform + mixed * level * sounding
 
 
 def _random_frames(count: int, settings: ImageAugmentation, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -107,10 +107,10 @@ class WindowedItems:
 class ItemLoader:
     """Decodes items and shrinks them for the cache; an item that cannot be read is left out, with a log line."""
 
-    def __init__(self, catalogue: Catalogue, preprocessing: Preprocessing) -> None:
+    def __init__(self, catalogue: Catalogue, preprocessing: Preprocessing, *, margin: float = CACHE_MARGIN) -> None:
         self.catalogue, self.preprocessing = catalogue, preprocessing
         self.num_rejected = 0
-        sizes = {modality: round(size_px * CACHE_MARGIN) for modality, size_px in preprocessing.chip_size_px.items()}
+        sizes = {modality: round(size_px * margin) for modality, size_px in preprocessing.chip_size_px.items()}
         self._shrinking = preprocessing.model_copy(update={"chip_size_px": sizes})
 
     def estimated_bytes(self, items: Array) -> int:
@@ -199,7 +199,7 @@ class TrainingFeed:
             raise DataError("no item of a batch could be read", where=f"step {step}", fix="see the log for the reasons")
         return collate(items, self.catalogue, self.preprocessing)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """Batches from a step on, without end, prepared in a thread."""
         ready: queue.Queue[Batch | Exception] = queue.Queue(_QUEUED_BATCHES)
         stopped = threading.Event()

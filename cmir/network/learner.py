@@ -1,0 +1,144 @@
+"""A network, its objective and its optimiser as one thing that takes a batch and is better afterwards.
+
+Every random draw of a step comes from (seed, step, rank), so a step is the same whether or not the process was started
+again before it. Workers average their gradients by hand: together with the gathered loss (objectives/contrastive.py)
+that gives the gradient of one process with the whole batch, also where a worker's part lacks a modality.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cmir.network.augment import augment_chips
+from cmir.network.augment_speech import SpeechAugmenter
+from cmir.network.batches import Batch, ImagePart, SpeechPart
+from cmir.network.model import SharedSpaceNet
+from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.training_settings import TrainSettings
+
+_ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
+
+
+class Learner:
+    """Holds everything that training changes: `net`, its running average `average`, objective, optimiser."""
+
+    def __init__(
+        self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: TrainSettings, device: torch.device
+    ) -> None:
+        self.settings, self.device = settings, device
+        self.net = net.to(device)
+        self.objective = objective.to(device)
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+        self.augment_speech = SpeechAugmenter()
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS)
+
+    def step(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
+        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum."""
+        rate = learning_rate(self.settings, step, fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.net.train()
+        self.optimizer.zero_grad()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device.type == "cuda" else ()):
+            seed = (self.settings.seed * 1_000_003 + step) * 4096 + rank
+            torch.manual_seed(seed)
+            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed))
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(list(self._parameters()))
+        nn.utils.clip_grad_norm_(list(self._parameters()), self.settings.max_gradient_norm)
+        self.optimizer.step()
+        self._update_average(step)
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        return {"loss": sum(values.values()), "learning_rate": rate, **values}
+
+    def loss_terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The weighted terms of the objective for a varied batch."""
+        bf16 = self.device.type == "cuda"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            vectors = [self._encode_chips(part, generator) for part in batch.images]
+            vectors += [self._encode_speech(part) for part in batch.speech]
+        net = self.net
+        terms: dict[str, Tensor] = self.objective(
+            torch.cat(vectors),
+            batch.targets.to(self.device),
+            net.unit_prototypes(),
+            net.logit_scale,
+            net.logit_bias,
+        )
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers from which `load_state` goes on."""
+        return {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same settings."""
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _encode_chips(self, part: ImagePart, generator: torch.Generator) -> Tensor:
+        size_px = self.settings.chip_size_px[part.modality]
+        pixels, gsd_m = augment_chips(
+            part.pixels(self.device), part.gsd_m, size_px, self.settings.augmentation, generator
+        )
+        return self.net.encode_image(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
+
+    def _encode_speech(self, part: SpeechPart) -> Tensor:
+        sound, num_samples = part.waveform.to(self.device), part.num_samples.to(self.device)
+        if not part.is_features:
+            sound, num_samples = self.augment_speech(sound, num_samples)
+        return self.net.encode_speech(sound, num_samples)
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.net.parameters()
+        yield from self.objective.parameters()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Kernels and matrices decay; gains, biases, temperatures and points of the space do not."""
+        points = {id(self.net.prototypes), id(self.objective.class_prototypes)}
+        decaying = [p for p in self._parameters() if p.ndim > 1 and id(p) not in points]
+        others = [p for p in self._parameters() if p.ndim <= 1 or id(p) in points]
+        return [
+            {"params": decaying, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        """Exponential moving average whose memory grows with the number of steps."""
+        keep = min(self.settings.average_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1.0 - keep)
+        for kept, current in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            kept.copy_(current)
+
+
+def learning_rate(settings: TrainSettings, step: int, fraction: float) -> float:
+    """Linear warm-up over `warmup_steps`, then half a cosine down to a hundredth at `fraction` 1."""
+    warmup = min(1.0, (step + 1) / settings.warmup_steps)
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, fraction))
+    return settings.learning_rate * warmup * max(cosine, 0.01)
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over workers; a worker without one counts as zero. Alone, nothing changes."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter).clone()

@@ -1,0 +1,82 @@
+"""Shards -> what training must know before its first step: catalogues of train and val, pixel statistics."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from cmir.archive.imagery import decode_chip
+from cmir.archive.schema import MODALITIES, Modality, Split
+from cmir.archive.shards import ShardFile, list_shards, medias, read_row_group
+from cmir.archive.speech import decode_features, is_features
+from cmir.errors import ConfigError, DataError
+from cmir.network.catalogue import Catalogue, read_catalogue
+from cmir.network.preprocessing import Preprocessing
+from cmir.network.space import DataCount
+from cmir.network.statistics import RunningStatistics
+from cmir.network.training_settings import TrainSettings, chosen_modalities
+
+log = logging.getLogger("cmir")
+
+_SAMPLE_PIECES: Final = 8  # row groups per modality that pixel statistics are taken from
+_SAMPLE_ROWS: Final = 64  # rows of each of them
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Catalogues of the train and val splits, and the preprocessing that the train split's statistics give."""
+
+    modalities: tuple[Modality, ...]
+    catalogue: Catalogue
+    validation: Catalogue | None
+    preprocessing: Preprocessing
+
+    def counts(self) -> list[DataCount]:
+        """Items by modality and split, for the model card."""
+        splits: list[tuple[Split, Catalogue | None]] = [("train", self.catalogue), ("val", self.validation)]
+        return [
+            DataCount(modality=modality, split=split, num_items=int((items.modality == index).sum()))
+            for split, items in splits
+            if items is not None
+            for index, modality in enumerate(MODALITIES)
+            if modality in self.modalities
+        ]
+
+
+def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> TrainingData:
+    """Catalogues and preprocessing of the preset's modalities below the URIs. Raises as `fit`."""
+    files = list_shards(shard_uris, splits=("train", "val"))
+    train = [file for file in files if file.split == "train" and file.num_rows]
+    present = tuple(name for name in MODALITIES if any(file.modality == name for file in train))
+    modalities = chosen_modalities(settings.preset, present)
+    if not modalities:
+        fix = "shard the archive with a train split"
+        raise ConfigError("nothing to train on", seen="no rows of split train", where=", ".join(shard_uris), fix=fix)
+    train = [file for file in train if file.modality in modalities]
+    catalogue = read_catalogue(train)
+    held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
+    names = {"label_names": catalogue.label_names, "class_names": catalogue.class_names}
+    validation = read_catalogue(held_out, **names) if held_out else None
+    sizes = {name: size for name, size in settings.chip_size_px.items() if name in modalities}
+    preprocessing = Preprocessing.fit(sample_statistics(train), chip_size_px=sizes)
+    return TrainingData(modalities, catalogue, validation, preprocessing)
+
+
+def sample_statistics(shard_files: Sequence[ShardFile]) -> RunningStatistics:
+    """Pixel and feature statistics of evenly spread rows of every modality; the same on every worker."""
+    statistics = RunningStatistics()
+    for modality in MODALITIES:
+        places = [(f.uri, i, n) for f in shard_files if f.modality == modality for i, n in enumerate(f.row_groups)]
+        for uri, row_group, num_rows in places[:: max(1, len(places) // _SAMPLE_PIECES)]:
+            rows = np.arange(0, num_rows, max(1, num_rows // _SAMPLE_ROWS))
+            for media in medias(read_row_group(uri, row_group).take(rows)):
+                try:
+                    if modality != "speech":
+                        statistics.add_chip(modality, decode_chip(media))
+                    elif is_features(media):
+                        statistics.add_features(decode_features(media))
+                except DataError as error:
+                    log.warning("left out of the statistics: %s: %s", uri, error)
+    return statistics

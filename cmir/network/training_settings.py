@@ -1,0 +1,68 @@
+"""What a training run is: one frozen model, saved in the bundle; the defaults suit a set like UC Merced on two cores."""
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cmir.archive.schema import Modality
+from cmir.errors import ConfigError
+from cmir.network.augment import ImageAugmentation
+from cmir.network.objectives.contrastive import ContrastiveWeights, Term
+
+Preset = Literal["pan-ms", "image-speech", "all"]
+_NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
+    "pan-ms": ("pan", "ms"),
+    "image-speech": ("rgb", "speech"),
+    "all": (),
+}
+
+
+class TrainSettings(BaseModel):
+    """How a network is trained. A batch holds `grounds_per_batch` places, each with all its chips, plus utterances.
+
+    Training ends after `max_steps` or `max_minutes`, whichever comes first; minutes count from the start of `fit`,
+    reading included.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Preset = "all"
+    objective: Literal["contrastive"] = "contrastive"
+    dim: int = Field(default=128, ge=2, le=4096)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_minutes: float = Field(default=17.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    ablate: Term | None = None
+    weights: ContrastiveWeights = Field(default_factory=ContrastiveWeights)
+    augmentation: ImageAugmentation = Field(default_factory=ImageAugmentation)
+    chip_size_px: dict[Modality, int] = Field(default={"pan": 96, "ms": 96, "rgb": 96})
+    image_width: int = Field(default=256, ge=32, multiple_of=4)
+    image_depths: tuple[int, ...] = (2, 2, 2)
+    grounds_per_batch: int = Field(default=48, ge=1)
+    utterances_per_batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_steps: int = Field(default=60, ge=1)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    average_decay: float = Field(default=0.995, ge=0, lt=1)
+    validate_every_s: float = Field(default=120.0, gt=0)
+    cache_bytes: int = Field(default=2 * 2**30, gt=0)
+
+    @property
+    def term_weights(self) -> ContrastiveWeights:
+        """The weights with the ablated term left out."""
+        return self.weights.model_copy(update={self.ablate: 0.0} if self.ablate else {})
+
+
+def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:
+    """The modalities a preset trains, of those present. Raises ConfigError where one it needs is missing."""
+    needed = _NEEDED[preset]
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise ConfigError(
+            f"preset {preset} needs other modalities",
+            seen=", ".join(present) or "none",
+            expected=", ".join(needed),
+            fix=f"add shards of {' and '.join(missing)} with --shards, or choose another --preset",
+        )
+    return tuple(name for name in present if name in needed) if needed else present
