@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cmir.archive import storage
 from cmir.errors import DataError, SpaceMismatchError
-from cmir.network.model import SharedSpaceNet
+from cmir.network.build import Network, build_network
 from cmir.network.model_card import model_card
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.space import (
@@ -48,7 +48,7 @@ class Bundle:
     """A loaded bundle; `net` is in eval mode and needs no gradients."""
 
     uri: str
-    net: SharedSpaceNet
+    net: Network
     preprocessing: Preprocessing
     config: BundleConfig
     metrics: Mapping[str, JsonValue]
@@ -61,7 +61,7 @@ class Bundle:
 
 def save_bundle(
     uri: str,
-    net: SharedSpaceNet,
+    net: Network,
     preprocessing: Preprocessing,
     *,
     metrics: Mapping[str, JsonValue],
@@ -112,7 +112,7 @@ def load_bundle(uri: str) -> Bundle:
     if seen != config.space_id:
         what = "the bundle's space_id is not that of its content"
         raise _broken(uri, CONFIG_FILE, seen=seen, expected=config.space_id, what=what)
-    net = SharedSpaceNet(config.network)
+    net = build_network(config.network)
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
@@ -153,7 +153,7 @@ def read_metrics(uri: str) -> Mapping[str, JsonValue]:
     return metrics
 
 
-def _vocabulary(net: SharedSpaceNet) -> tuple[LabelPrototype, ...]:
+def _vocabulary(net: Network) -> tuple[LabelPrototype, ...]:
     vectors = net.unit_prototypes().detach().cpu().tolist()
     return tuple(
         LabelPrototype(label=label, prototype=tuple(vector))

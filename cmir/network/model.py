@@ -23,6 +23,22 @@ INITIAL_LOGIT_SCALE: Final = math.log(10.0)
 INITIAL_LOGIT_BIAS: Final = -10.0
 
 
+class CmirNetConfig(BaseModel):
+    """What the published network (cmirnet_model.py) needs beside modalities, dim and labels.
+
+    `classes` are what its classifiers tell apart: scene classes (softmax), or the labels themselves (sigmoid) where
+    `multi_label`. Its convolutions are bound to a number of bands and a chip size per image modality.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...] = Field(min_length=2)
+    multi_label: bool
+    num_bands: dict[Modality, int] = Field(default_factory=dict)
+    chip_size_px: dict[Modality, int] = Field(default_factory=dict)
+    feature_dim: int = Field(default=128, ge=2, description="components of Z")
+
+
 class NetworkConfig(BaseModel):
     """What is built: everything that decides the shapes of the tensors, and the labels the prototypes stand for.
 
@@ -37,7 +53,8 @@ class NetworkConfig(BaseModel):
     labels: tuple[str, ...] = ()
     image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
     speech: SpeechTowerConfig = Field(default_factory=SpeechTowerConfig)
-    architecture: Literal["shared"] = "shared"
+    architecture: Literal["shared", "cmirnet"] = "shared"
+    cmirnet: CmirNetConfig | None = Field(default=None, description="for the architecture cmirnet, and for no other")
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:
@@ -47,6 +64,21 @@ class NetworkConfig(BaseModel):
         ordered = tuple(name for name in MODALITIES if name in self.modalities)
         if ordered != self.modalities:
             raise ValueError(f"modalities must stand in the order {', '.join(ordered)}")
+        if (self.architecture == "cmirnet") != (self.cmirnet is not None):
+            raise ValueError("the architecture cmirnet and its settings go together")
+        return self
+
+    @model_validator(mode="after")
+    def _published_network_fits(self) -> Self:
+        if self.cmirnet is None:
+            return self
+        if len(self.modalities) != 2:
+            raise ValueError(f"cmirnet joins exactly two modalities, not {', '.join(self.modalities)}")
+        if self.cmirnet.multi_label and self.cmirnet.classes != self.labels:
+            raise ValueError("classes of a multi-label cmirnet are its labels, in their order")
+        for settings in (self.cmirnet.num_bands, self.cmirnet.chip_size_px):
+            if set(settings) != set(self.image_modalities):
+                raise ValueError(f"cmirnet needs num_bands and chip_size_px of {', '.join(self.image_modalities)}")
         return self
 
     @property
