@@ -41,9 +41,13 @@ def evaluate(
     query_splits: Sequence[str] = ("test",),
     gallery_splits: Sequence[str] = ("test",),
     bundle_uri: str = "",
+    num_rejected: int = 0,
+    modalities_left_out: Sequence[str] = (),
     seed: int = 0,
 ) -> Evaluation:
-    """Measure every direction between the items' modalities. `seed` is the bootstrap's.
+    """Measure every direction between the items' modalities.
+
+    `seed` is the bootstrap's; `bundle_uri`, `num_rejected` and `modalities_left_out` are said in the report.
 
     Raises ConfigError where no item carries what the relevance needs.
     """
@@ -60,6 +64,8 @@ def evaluate(
         gallery_splits=tuple(gallery_splits),
         directions={name: result.figures for name, result in results.items()},
         num_items={name: items.columns["modality"].count(name) for name in sorted(set(items.columns["modality"]))},
+        num_items_rejected=num_rejected,
+        modalities_left_out=tuple(modalities_left_out),
     )
     return Evaluation(items, report, results)
 

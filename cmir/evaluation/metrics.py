@@ -201,7 +201,7 @@ def bootstrap_interval(values: Floats, *, seed: int, num_resamples: int = 1000) 
 
 
 def _slices(num: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, num)) for start in range(0, num, size))
+    return (slice(start, min(start + size, num)) for start in range(0, max(num, 1), size))  # one empty slice of none
 
 
 def _widen(values: Ints, width: int, filler: int) -> Ints:

@@ -1,0 +1,40 @@
+"""The shape of report.json, key by key."""
+
+import json
+
+from cmir.evaluation.figures import Report
+from cmir.evaluation.measurement import evaluate
+from cmir.evaluation.report import report_json
+from tests.made_items import Made, items_of
+
+MADE = [
+    *(Made("rgb", ("a",) if i % 2 else ("a", "b"), f"c{i % 3}") for i in range(12)),
+    *(Made("speech", (("a", "b")[i % 2],)) for i in range(6)),
+]
+
+
+def test_report_json_has_the_keys_of_the_contract() -> None:
+    report = json.loads(report_json(evaluate(items_of(MADE), space_id="s0123456789abcdef").report))
+    assert report["space_id"] == "s0123456789abcdef"
+    assert sorted(report["directions"]) == ["rgb_to_rgb", "rgb_to_speech", "speech_to_rgb", "speech_to_speech"]
+    for name, figures in report["directions"].items():
+        for key in ("relevance", "num_queries", "gallery_size", "map", "map_ci95", "mean_precision_at_k", "mrr"):
+            assert figures[key] is not None, (name, key)
+        for key in ("precision_at", "recall_at", "hit_at", "ndcg_at"):
+            assert sorted(figures[key], key=int) == ["1", "5", "10", "20", "50", "100"], (name, key)
+            assert all(isinstance(value, float) for value in figures[key].values())
+        low, high = figures["map_ci95"]
+        assert low <= figures["map"] <= high
+        assert 0 < figures["chance_map"] <= figures["ceiling"]["map"] <= 1
+        assert figures["ceiling"]["precision_at"]["10"] >= figures["precision_at"]["10"]
+        assert set(figures["per_label"]) == {"a", "b"}
+    assert report["directions"]["speech_to_rgb"]["baseline"] == {}
+    assert report["directions"]["rgb_to_rgb"]["baseline"]["map"] > 0
+    assert "compare" not in report
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    report = evaluate(items_of(MADE), space_id="s").report
+    assert Report.model_validate_json(report_json(report)) == report
+    compared = report.model_copy(update={"compare": report})
+    assert Report.model_validate_json(report_json(compared)).compare == report

@@ -1,0 +1,126 @@
+"""report.json, report.html and the table: whole, self-contained, safe against what labels may hold."""
+
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cmir.errors import DataError
+from cmir.evaluation.measurement import Evaluation, evaluate
+from cmir.evaluation.page import shown_items, title_of
+from cmir.evaluation.report import read_report, summary_table, write_report
+from tests.made_items import Made, items_of
+
+VOID = {"meta", "br", "rect", "line", "path", "link", "img", "hr"}
+
+
+def made_evaluation(noise: float = 0.5, space_id: str = "s1") -> Evaluation:
+    made = [Made(modality, (f"l{i % 4}",), f"c{i % 4}", f"p{i}") for i in range(24) for modality in ("pan", "rgb")] + [
+        Made("speech", (f"l{i % 4}",)) for i in range(8)
+    ]
+    return evaluate(items_of(made, noise=noise), space_id=space_id, bundle_uri=f"bundles/{space_id}")
+
+
+def webp() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 128, np.uint8)).save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+class Balance(HTMLParser):
+    """Fails where a tag is closed that is not the open one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
+    evaluation = made_evaluation()
+    pictures = dict.fromkeys(shown_items(evaluation), webp())
+    report = write_report(evaluation, str(tmp_path), pictures=pictures)
+    page = (tmp_path / "report.html").read_text()
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    assert set(report.directions) <= set(balance.ids)
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", page.replace("xlink:href", "").replace('href="#', ""))
+    assert "@import" not in page
+    assert re.findall(r"url\((?!data:image/webp;base64,|#)[^)]*\)", page) == []
+    assert len(re.findall(r"data:image/webp", page)) == len(pictures)  # each picture once
+    assert "✓ hit" in page
+    assert "✗ miss" in page
+    assert "Worst failures" in page
+    assert read_report(str(tmp_path)) == report == read_report(str(tmp_path / "report.json"))
+
+
+def test_comparison_stands_beside(tmp_path: Path) -> None:
+    first, second = made_evaluation(0.1, "s1"), made_evaluation(4.0, "s2")
+    report = write_report(first, str(tmp_path), pictures={}, compared=second)
+    assert report.compare == second.report
+    page = (tmp_path / "report.html").read_text()
+    here, there = first.report.directions["pan_to_rgb"].map, second.report.directions["pan_to_rgb"].map
+    assert here is not None
+    assert there is not None
+    assert f"compared, {here - there:+.3f} mAP here" in page
+    assert "bundles/s2" in page
+    assert "other mAP" in printed(report_table=summary_table(report))
+
+
+def test_labels_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    bad = '</style><script>alert("1")</script>'
+    evaluation = evaluate(items_of([Made("rgb", (bad,)), Made("rgb", (bad,)), Made("rgb", ("x",))]), space_id="s")
+    write_report(evaluation, str(tmp_path), pictures={})
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_direction_without_figures_has_a_page(tmp_path: Path) -> None:
+    made = [Made("speech", ("a",)), Made("rgb", ("a",), "x"), Made("rgb", ("a",), "x")]
+    evaluation = evaluate(items_of(made), space_id="s", relevance="class")
+    report = write_report(evaluation, str(tmp_path), pictures={})
+    assert "judges by" in (tmp_path / "report.html").read_text()
+    assert "speech_to_rgb" in printed(summary_table(report))
+
+
+def test_table_holds_the_figures() -> None:
+    report = made_evaluation().report
+    text = printed(summary_table(report))
+    for name, figures in report.directions.items():
+        (line,) = [line for line in text.splitlines() if f" {name} " in line]
+        assert f"{figures.map:.3f}" in line
+        assert f"{figures.chance_map:.3f}" in line
+        assert f"{figures.ceiling.map:.3f}" in line
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"space_id": 3}')
+    with pytest.raises(DataError, match="not a report"):
+        read_report(str(tmp_path))
+
+
+def test_titles_name_the_query_first() -> None:
+    assert title_of("pan_to_ms") == "PAN → MS"
+    assert title_of("speech_many_to_rgb") == "phrases → RGB"
+
+
+def printed(report_table: object) -> str:
+    console = Console(width=240, file=io.StringIO(), record=True)
+    console.print(report_table)
+    return console.export_text()
