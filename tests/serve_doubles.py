@@ -131,6 +131,10 @@ class FakeSearcher:
     def thumbnail(self, item_id: str) -> bytes | None:
         return WEBP if self._row(item_id)[0].has_thumbnail else None
 
+    def num_items(self) -> dict[str, int]:
+        modalities = [hit.modality for hit, _ in self.rows.values()]
+        return {modality: modalities.count(modality) for modality in dict.fromkeys(modalities)}
+
     def _row(self, item_id: str) -> tuple[Hit, np.ndarray]:
         if item_id not in self.rows:
             raise QueryError("no such item", seen=item_id)
@@ -257,4 +261,4 @@ class FakeGallery:
         encoder = LocalEncoder(embedder, executor=self._threads["run"], limits=self.limits, metrics=self.metrics)
         finder = Finder(searcher, executor=self._threads["find"], limits=self.limits, metrics=self.metrics)
         probe = raw_media("rgb", pixels("rgb", 0), bands=("red", "green", "blue"))
-        return Snapshot(seen, embedder, encoder, searcher, finder, {"rgb": 6}, (probe,))
+        return Snapshot(seen, embedder, encoder, searcher, finder, searcher.num_items(), (probe,))
