@@ -232,7 +232,8 @@ def _start_from(net: SharedSpaceNet, bundle_uri: str) -> None:
     if other.config.dim == net.config.dim:
         for place, label in enumerate(net.config.labels):
             if label in other.config.labels:
-                net.prototypes.data[place] = other.prototypes.data[other.config.labels.index(label)]
+                with torch.no_grad():
+                    net.prototypes[place] = other.prototypes[other.config.labels.index(label)]
     log.info("started from %d of %d tensors of %s", len(same), len(mine), bundle_uri)
 
 

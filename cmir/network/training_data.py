@@ -16,7 +16,7 @@ from cmir.network.catalogue import Catalogue, read_catalogue
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.space import DataCount
 from cmir.network.statistics import RunningStatistics
-from cmir.network.training_settings import TrainSettings, chosen_modalities
+from cmir.network.training_settings import Preset, TrainSettings, chosen_modalities
 
 log = logging.getLogger("cmir")
 
@@ -49,11 +49,7 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
     """Catalogues and preprocessing of the preset's modalities below the URIs. Raises as `fit`."""
     files = list_shards(shard_uris, splits=("train", "val"))
     train = [file for file in files if file.split == "train" and file.num_rows]
-    present = tuple(name for name in MODALITIES if any(file.modality == name for file in train))
-    modalities = chosen_modalities(settings.preset, present)
-    if not modalities:
-        fix = "shard the archive with a train split"
-        raise ConfigError("nothing to train on", seen="no rows of split train", where=", ".join(shard_uris), fix=fix)
+    modalities = trainable_modalities(settings.preset, train)
     train = [file for file in train if file.modality in modalities]
     catalogue = read_catalogue(train)
     held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
@@ -62,6 +58,18 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
     sizes = {name: size for name, size in settings.chip_size_px.items() if name in modalities}
     preprocessing = Preprocessing.fit(sample_statistics(train), chip_size_px=sizes)
     return TrainingData(modalities, catalogue, validation, preprocessing)
+
+
+def trainable_modalities(preset: Preset, train: Sequence[ShardFile]) -> tuple[Modality, ...]:
+    """The modalities that a preset trains on these shards of the train split.
+
+    Raises ConfigError where there is nothing to train on, or a modality is missing that the preset needs.
+    """
+    present = tuple(name for name in MODALITIES if any(file.modality == name and file.num_rows for file in train))
+    if not present:
+        fix = "shard the archive with a train split"
+        raise ConfigError("nothing to train on", seen="no rows of split train", expected="at least one", fix=fix)
+    return chosen_modalities(preset, present)
 
 
 def sample_statistics(shard_files: Sequence[ShardFile]) -> RunningStatistics:

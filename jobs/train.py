@@ -1,0 +1,157 @@
+"""Shards become a bundle: Ray Train's TorchTrainer runs the plain-torch loop on its workers and keeps checkpoints.
+
+Work in progress, checkpoints included, stands in `<output>.partial`; a worker that dies is replaced and goes on from
+the last checkpoint by itself, a job that died goes on with --resume.
+"""
+
+if __name__ == "__main__":  # before anything that jobs/ could shadow is imported
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import math
+import re
+from typing import Any, Literal
+
+import ray
+from pydantic import Field, field_validator
+
+from cmir.archive import storage
+from cmir.archive.output import Output
+from cmir.archive.shards import list_shards
+from cmir.errors import CmirError, DataError
+from cmir.network.bundle import read_config
+from cmir.network.embedder import resolve_device
+from cmir.network.objectives.contrastive import Term
+from cmir.network.training_data import trainable_modalities
+from cmir.network.training_settings import Preset, TrainSettings
+from jobs import cluster, entrypoint
+from jobs.entrypoint import JobConfig, JobResult
+
+_CHECKPOINTS = "_checkpoints"
+_MAX_WORKER_FAILURES = 3
+
+
+class TrainConfig(JobConfig):
+    """Train a network on the train split of an archive and write it as a bundle."""
+
+    shards: tuple[str, ...] = Field(min_length=1, description="Archive, folder or shard; may be given several times.")
+    output: str = Field(description="Where the bundle goes; must not exist yet.")
+    preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
+    objective: Literal["contrastive"] = Field("contrastive", description="What is minimised.")
+    dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
+    num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; 1, or one per GPU, otherwise.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
+    max_steps: int | None = Field(None, ge=1, description="End after so many steps.")
+    max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order and augmentation.")
+    init_from: str | None = Field(None, description="A bundle to start from.")
+    ablate: Term | None = Field(None, description="Leave a term of the objective out.")
+    resume: bool = Field(False, description="Go on with a partial output of the same command.")
+    overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
+
+    @field_validator("num_workers")
+    @classmethod
+    def _count_or_range(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+        if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError("expected N or MIN:MAX, with 1 <= MIN <= MAX")
+        return value
+
+    def settings(self) -> TrainSettings:
+        """What the training itself is told."""
+        names = ("preset", "objective", "dim", "max_steps", "max_minutes", "seed", "ablate")
+        return TrainSettings.model_validate({name: getattr(self, name) for name in names})
+
+
+def run(config: TrainConfig) -> JobResult:
+    """Check the input, claim the output, train, put the bundle in its place."""
+    with entrypoint.before_work():
+        if config.device != "auto":
+            resolve_device(config.device)
+        trainable_modalities(config.preset, list_shards(config.shards, splits=("train",)))
+        if config.init_from is not None:
+            read_config(config.init_from)
+        claimed = config.model_dump(mode="json", exclude={"resume", "overwrite", "num_workers", "device"})
+        output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
+    cluster.connect()
+    result = _train(config, output.working_uri)
+    storage.delete_tree(storage.join(output.working_uri, _CHECKPOINTS))
+    output.finish()
+    figures = {name: round(value, 4) for name, value in result["figures"].items()}
+    outputs = {"bundle": output.uri, "space_id": str(result["space_id"])}
+    return JobResult(outputs, {"num_steps": result["num_steps"]}, {"validation": figures})
+
+
+def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
+    """Run the worker group; returns what rank 0 returned. Raises the CmirError that a worker ended with."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from jobs.training_worker import WorkerTask, train_worker
+
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus > 0)
+    workers = _worker_range(config.num_workers or str(max(1, num_gpus) if on_gpu else 1))
+    num_threads = _cores_per_worker(workers[1])
+    task = WorkerTask(
+        settings=config.settings(),
+        shard_uris=tuple(storage.absolute(uri) for uri in config.shards),
+        bundle_uri=working_uri,
+        init_from=storage.absolute(config.init_from) if config.init_from else None,
+        num_threads=num_threads,
+        device="cuda" if on_gpu else "cpu",
+    )
+    filesystem, path = storage.arrow_filesystem(storage.join(working_uri, _CHECKPOINTS))
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=task.model_dump(mode="json"),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers if workers[0] < workers[1] else workers[1],
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": num_threads, **({"GPU": 1} if on_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=_MAX_WORKER_FAILURES),
+        ),
+    )
+    try:
+        returned: dict[str, Any] = trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise _worker_error(error) from error
+    return returned
+
+
+def _worker_error(error: Exception) -> CmirError:
+    """What a worker said, where it said it in our words; else that the training failed, with the first line of why."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        for candidate in (failure, getattr(failure, "cause", None), failure.__cause__):
+            if isinstance(candidate, CmirError):
+                return candidate
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    fix = "read the workers' log above; --resume goes on from the last checkpoint"
+    return DataError("training failed", seen=lines[-1] if lines else type(error).__name__, fix=fix)
+
+
+def _worker_range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition(":")
+    return int(low), int(high or low)
+
+
+def _cores_per_worker(num_workers: int) -> int:
+    """Cores for each worker when they are spread evenly over the nodes; at least one."""
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    workers_per_node = math.ceil(num_workers / max(1, len(nodes)))
+    return max(1, int(min(nodes, default=1)) // workers_per_node)
+
+
+if __name__ == "__main__":
+    entrypoint.main("train", TrainConfig, run)

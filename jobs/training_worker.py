@@ -1,0 +1,68 @@
+"""What runs on every training worker, in a module of its own: workers cannot find a function of `__main__`."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from pydantic import BaseModel, ConfigDict
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+
+from cmir.archive import storage
+from cmir.network.training import SaveState, fit
+from cmir.network.training_settings import TrainSettings
+
+_STATE_FILE = "state.pt"
+
+
+class WorkerTask(BaseModel):
+    """What the driver tells every worker; `bundle_uri` is where rank 0 writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: TrainSettings
+    shard_uris: tuple[str, ...]
+    bundle_uri: str
+    init_from: str | None = None
+    num_threads: int = 1
+    device: str = "cpu"
+
+
+def train_worker(task: dict[str, Any]) -> dict[str, Any]:
+    """Train as one worker of Ray Train's group, going on from the run's last checkpoint where there is one."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    todo = WorkerTask.model_validate(task)
+    torch.set_num_threads(todo.num_threads)
+    device = get_device() if todo.device == "cuda" else torch.device("cpu")
+    log_dir = None if storage.is_s3(todo.bundle_uri) else storage.local_path(todo.bundle_uri) / "tensorboard"
+    checkpoint = ray.train.get_checkpoint()
+    with tempfile.TemporaryDirectory(prefix="cmir-train-") as folder:
+        state = None
+        if checkpoint is not None:
+            state = Path(checkpoint.to_directory(folder)) / _STATE_FILE
+        result = fit(
+            todo.settings,
+            todo.shard_uris,
+            todo.bundle_uri,
+            device=device,
+            init_from=todo.init_from,
+            resume_from=state,
+            on_checkpoint=_report,
+            log_dir=log_dir,
+        )
+    return {"space_id": result.space_id, "figures": result.figures, "num_steps": result.num_steps}
+
+
+def _report(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+    """Hand a checkpoint to Ray Train; every worker must call it, only rank 0 brings a state."""
+    if save_state is None:
+        ray.train.report(dict(figures))
+        return
+    with tempfile.TemporaryDirectory(prefix="cmir-checkpoint-") as folder:
+        save_state(Path(folder) / _STATE_FILE)
+        ray.train.report(dict(figures), checkpoint=Checkpoint.from_directory(folder))
