@@ -1,0 +1,161 @@
+"""A gallery between jobs: find doubled ids, merge fragments, index ids, remove what nobody reads, say how it is."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cmir.archive import storage
+from cmir.gallery import commits
+from cmir.gallery.publish import find_pointer
+from cmir.gallery.table import Gallery, SpaceTable
+from cmir.gallery.tuning import indexed_rows
+
+GRACE: Final = timedelta(hours=1)  # versions and superseded tags younger than this are left to readers that hold them
+ID_INDEX_NAME: Final = "item_id_idx"
+COMPACT_ABOVE_FRAGMENTS: Final = 8
+_COMPACTION_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DoubledId:
+    """An item_id that stands more than once in a space, with the pieces that brought it."""
+
+    item_id: str
+    num_rows: int
+    piece_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanReport:
+    """What clean-up removed."""
+
+    num_tags: int
+    num_versions: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceStatus:
+    """One space as it stands; `published` figures are None where another space, or none, is served."""
+
+    space_id: str
+    table_version: int
+    num_versions: int
+    num_rows: int
+    num_rows_unindexed: int
+    num_quarantined: int
+    num_bytes: int
+    is_published: bool
+    published_version: int | None
+    published_rows: int | None
+    index_kind: str | None
+    recall_at_10: float | None
+    age_s: float | None
+
+
+def doubled_ids(space: SpaceTable, *, limit: int = 100) -> list[DoubledId]:
+    """Ids that stand more than once in the newest version, at most `limit` of them.
+
+    Such ids come from shards that hold the same items; one shard never brings an id twice.
+    """
+    dataset = space.dataset()
+    grouped = "SELECT item_id, count(*) AS n FROM dataset GROUP BY item_id"
+    query = f"{grouped} HAVING count(*) > 1 ORDER BY item_id LIMIT {limit}"
+    counts = {
+        row["item_id"]: int(row["n"])
+        for batch in dataset.sql(query).build().to_batch_records()
+        for row in batch.to_pylist()
+    }
+    if not counts:
+        return []
+    wanted = commits.is_one_of("item_id", sorted(counts))
+    pieces: dict[str, set[str]] = {}
+    for row in dataset.to_table(columns=["item_id", "piece_id"], filter=wanted).to_pylist():
+        pieces.setdefault(row["item_id"], set()).add(row["piece_id"])
+    return [DoubledId(item_id, n, tuple(sorted(pieces[item_id]))) for item_id, n in counts.items()]
+
+
+def compact(space: SpaceTable) -> int:
+    """Merge small fragments where there are many; returns how many fewer there are.
+
+    Writers that commit meanwhile win: after a few lost races this gives up, and nothing is changed.
+    """
+    before = len(space.dataset().get_fragments())
+    if before <= COMPACT_ABOVE_FRAGMENTS:
+        return 0
+    for attempt in range(_COMPACTION_ATTEMPTS):
+        try:
+            space.dataset().optimize.compact_files()
+        except OSError as error:
+            if not commits.is_conflict(error):
+                raise
+            time.sleep(0.1 * 2**attempt)
+        else:
+            return before - len(space.dataset().get_fragments())
+    return 0
+
+
+def index_ids(uri: str, min_rows: int) -> bool:
+    """Index item_id of the table at a URI, so that looking up an item does not scan; True where that was done now.
+
+    Tables of fewer rows are left as they are, and so are those that have the index: `optimize_indices` extends it.
+    """
+    if not commits.exists_table(uri):
+        return False
+    dataset = commits.open_table(uri)
+    if dataset.count_rows() < min_rows or any(index.name == ID_INDEX_NAME for index in dataset.describe_indices()):
+        return False
+    dataset.create_scalar_index("item_id", "BTREE", name=ID_INDEX_NAME)
+    return True
+
+
+def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
+    """Remove superseded tags, old versions and the files only they used.
+
+    Never touched: what the pointer and its predecessors name, anything younger than `grace` (readers that have not yet
+    noticed a new pointer), and files of no version younger than seven days (a job may be about to commit them).
+    """
+    num_tags, num_versions, num_bytes = 0, 0, 0
+    pointer = find_pointer(gallery.uri)
+    settled = pointer is None or datetime.now(UTC) - pointer.published_at >= grace
+    kept = {publication.tag for publication in (pointer, *pointer.previous)} if pointer else set()
+    tables = [*gallery.space_ids(), "thumbnails", "_ledger", "_shards"]
+    for uri in [uri for uri in map(gallery.table_uri, tables) if commits.exists_table(uri)]:
+        dataset = commits.open_table(uri)
+        for tag in [tag for tag in dataset.tags.list() if tag.startswith("published-") and tag not in kept and settled]:
+            dataset.tags.delete(tag)
+            num_tags += 1
+        removed = dataset.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
+        num_versions += int(removed.old_versions)
+        num_bytes += int(removed.bytes_removed)
+    return CleanReport(num_tags, num_versions, num_bytes)
+
+
+def status(uri: str) -> list[SpaceStatus]:
+    """Every space of the gallery at a URI, sorted. Raises GalleryError where there is none."""
+    gallery = Gallery.open(uri)
+    pointer = find_pointer(uri)
+    found = []
+    for space_id in gallery.space_ids():
+        space = gallery.space(space_id)
+        dataset, num_rows = space.dataset(), space.count_rows()
+        served = pointer if pointer and pointer.space_id == space_id else None
+        found.append(
+            SpaceStatus(
+                space_id=space_id,
+                table_version=int(dataset.version),
+                num_versions=len(dataset.versions()),
+                num_rows=num_rows,
+                num_rows_unindexed=num_rows - indexed_rows(dataset),
+                num_quarantined=sum(entry.num_quarantined for entry in gallery.ledger.entries(space_id)),
+                num_bytes=sum(file.num_bytes for file in storage.list_files(space.uri)),
+                is_published=served is not None,
+                published_version=served.table_version if served else None,
+                published_rows=int(commits.open_table(space.uri, served.tag).count_rows()) if served else None,
+                index_kind=served.index.kind if served else None,
+                recall_at_10=served.recall_at_10 if served else None,
+                age_s=(datetime.now(UTC) - served.published_at).total_seconds() if served else None,
+            )
+        )
+    return found
