@@ -1,0 +1,148 @@
+"""The published network in training: the same calls as `learner.Learner` has for ours, so that `fit` takes either.
+
+As published: Adam, two stages for two image modalities, one for image and speech. No running average of the weights
+(`average` is the network itself). Chips and utterances are varied as for our network.
+"""
+
+from typing import Any, Final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from cmir.archive.schema import IMAGE_MODALITIES, Modality
+from cmir.errors import ConfigError
+from cmir.network.augment import ImageAugmentation, augment_chips
+from cmir.network.augment_speech import SpeechAugmenter
+from cmir.network.batches import Batch, ImagePart, SpeechPart
+from cmir.network.catalogue import Catalogue
+from cmir.network.cmirnet_model import CmirNet
+from cmir.network.learner import average_gradients
+from cmir.network.model import CmirNetConfig, NetworkConfig
+from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetWeights
+from cmir.network.preprocessing import Preprocessing
+from cmir.network.speech_tower import SpeechTowerConfig
+
+_SEED_STRIDE: Final = 1_000_003
+
+
+class CmirNetSettings(BaseModel):
+    """How the published network is trained; the learning rate is the published one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: CmirNetWeights = Field(default_factory=CmirNetWeights)
+    stage1_share: float = Field(default=0.5, ge=0, le=1, description="part of the training that stage 1 takes")
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class CmirNetLearner:
+    """Network, objective and optimiser; `step` takes a batch."""
+
+    def __init__(
+        self,
+        net: CmirNet,
+        settings: CmirNetSettings,
+        augmentation: ImageAugmentation,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.net = net.to(device)
+        self.average = self.net
+        self.device, self.seed, self.augmentation = device, seed, augmentation
+        self.learning_rate = settings.learning_rate
+        self.objective = CmirNetObjective(settings.weights, stage1_share=settings.stage1_share)
+        self.augment_speech = SpeechAugmenter()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
+
+    def step(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
+        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum."""
+        self.objective.begin_step(self.net, fraction)
+        self.optimizer.zero_grad()
+        seed = (self.seed * _SEED_STRIDE + step) * 4096 + rank
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device.type == "cuda" else ()):
+            torch.manual_seed(seed)
+            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed), fraction)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        average_gradients([parameter for parameter in self.net.parameters() if parameter.requires_grad])
+        self.optimizer.step()
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        return {"loss": sum(values.values()), "learning_rate": self.learning_rate, **values}
+
+    def loss_terms(self, batch: Batch, generator: torch.Generator, fraction: float) -> dict[str, Tensor]:
+        """The weighted terms of the stage for a varied batch."""
+        z = [self._chip_features(part, generator) for part in batch.images]
+        z += [self._speech_features(part) for part in batch.speech]
+        terms: dict[str, Tensor] = self.objective(
+            self.net, torch.cat(z), batch.targets.to(self.device), fraction=fraction
+        )
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers from which `load_state` goes on."""
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same settings."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _chip_features(self, part: ImagePart, generator: torch.Generator) -> Tensor:
+        size_px = self.net.settings.chip_size_px[part.modality]
+        chips = part.pixels(self.device)
+        pixels, _ = augment_chips(chips, part.gsd_m, size_px, self.augmentation, generator)
+        return self.net.image_features(part.modality, pixels)
+
+    def _speech_features(self, part: SpeechPart) -> Tensor:
+        sound, num_samples = part.waveform.to(self.device), part.num_samples.to(self.device)
+        if not part.is_features:
+            sound, num_samples = self.augment_speech(sound, num_samples)
+        return self.net.speech_features(sound, num_samples)
+
+
+def published_config(
+    modalities: tuple[Modality, ...], catalogue: Catalogue, preprocessing: Preprocessing, *, dim: int
+) -> NetworkConfig:
+    """The published network for these data: labels with sigmoids for image and speech, else scene classes.
+
+    Two image modalities whose items know no scene class are told apart by labels. Raises ConfigError: not two
+    modalities, nothing to tell apart, or an image modality with chips of several numbers of bands.
+    """
+    if len(modalities) != 2:
+        seen = ", ".join(modalities)
+        raise ConfigError(
+            "objective cmirnet joins two modalities",
+            seen=seen,
+            expected="two",
+            fix="use --preset pan-ms or image-speech",
+        )
+    multi_label = "speech" in modalities or len(catalogue.class_names) < 2
+    classes = catalogue.label_names if multi_label else catalogue.class_names
+    if len(classes) < 2:
+        raise ConfigError(
+            "nothing to tell apart", seen=f"{len(classes)} classes", expected="two labels or scene classes"
+        )
+    images = [name for name in modalities if name in IMAGE_MODALITIES]
+    features = preprocessing.features
+    return NetworkConfig(
+        modalities=modalities,
+        dim=dim,
+        labels=catalogue.label_names if multi_label else (),
+        speech=SpeechTowerConfig(kind="features", input_dim=len(features.mean)) if features else SpeechTowerConfig(),
+        architecture="cmirnet",
+        cmirnet=CmirNetConfig(
+            classes=classes,
+            multi_label=multi_label,
+            num_bands={name: _num_bands(name, preprocessing) for name in images},
+            chip_size_px={name: preprocessing.chip_size_px[name] for name in images},
+        ),
+    )
+
+
+def _num_bands(modality: Modality, preprocessing: Preprocessing) -> int:
+    counts = sorted({len(entry.bands) for entry in preprocessing.sensors if entry.modality == modality})
+    if len(counts) != 1:
+        seen = ", ".join(map(str, counts))
+        raise ConfigError(f"objective cmirnet needs {modality} chips of one number of bands", seen=seen, expected="one")
+    return counts[0]
