@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,10 @@ class Device(StrEnum):
 def serve_here(
     gallery: Annotated[str, typer.Option(help="Gallery to serve: what is published there.")],
     bundle: Annotated[str | None, typer.Option(help="Bundle; the published one otherwise.")] = None,
-    composition: Annotated[Composition, typer.Option(help="One process for all, or encoders apart.")] = "fused",
-    device: Annotated[Device, typer.Option(help="Where to encode.")] = "auto",
+    composition: Annotated[
+        Composition, typer.Option(help="One process for all, or encoders apart.")
+    ] = Composition.FUSED,
+    device: Annotated[Device, typer.Option(help="Where to encode.")] = Device.AUTO,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     api_keys_file: Annotated[Path | None, typer.Option(help="Hashed API keys; open to all otherwise.")] = None,
@@ -61,6 +64,7 @@ def serve_here(
         api_keys_file=api_keys_file,
     )
     application = build(args)
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks below runs exec at once
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: over.set())

@@ -1,9 +1,13 @@
 """Fixtures shared by all tests: one Ray cluster a session, real data where it is, rows to write."""
 
+import atexit
 import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +20,12 @@ from cmir.archive.schema import Media, ShardRow, make_group_id, make_item_id
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Every cluster of the session asks for this token; set before any ray is loaded, since Ray reads it once per process.
+_TOKEN = Path(tempfile.mkdtemp(prefix="cmir-tests-")) / "ray-token"
+_TOKEN.write_text(secrets.token_hex(32))
+atexit.register(shutil.rmtree, _TOKEN.parent, ignore_errors=True)
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_TOKEN)}
 
 MakeRow = Callable[..., ShardRow]
 
@@ -107,3 +117,32 @@ def make_row() -> MakeRow:
         return ShardRow(item_id=make_item_id("test", str(i), modality), media=media, **values)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle of an untrained network for pan and rgb: what a job does does not depend on what it has learnt."""
+    return make_tiny_bundle(str(tmp_path_factory.mktemp("bundle") / "tiny"))
+
+
+def make_tiny_bundle(uri: str, seed: int = 0) -> str:
+    """Write an untrained pan and rgb network of 16 components as a bundle; another seed gives another space."""
+    import torch
+
+    from cmir.archive.imagery import Chip
+    from cmir.network.bundle import save_bundle
+    from cmir.network.image_tower import ImageTowerConfig
+    from cmir.network.model import NetworkConfig, SharedSpaceNet
+    from cmir.network.preprocessing import Preprocessing
+    from cmir.network.statistics import RunningStatistics
+
+    torch.manual_seed(seed)
+    image = ImageTowerConfig(width=32, depths=(1,))
+    net = SharedSpaceNet(NetworkConfig(modalities=("pan", "rgb"), dim=16, labels=("sea", "ship"), image=image))
+    running = RunningStatistics()
+    for modality, bands in (("pan", ("pan",)), ("rgb", ("red", "green", "blue"))):
+        pixels = np.random.default_rng(0).integers(0, 256, (len(bands), 16, 16), dtype=np.uint8)
+        running.add_chip(modality, Chip(pixels, bands, (None,) * len(bands), None, None))
+    preprocessing = Preprocessing.fit(running, chip_size_px={"pan": 32, "rgb": 32})
+    save_bundle(uri, net.eval(), preprocessing, metrics={}, training={})
+    return uri

@@ -1,0 +1,81 @@
+"""A question typed at a terminal -> hits, from a running service or straight from a gallery; the answers are the same."""
+
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+import numpy as np
+
+from cmir.archive import storage
+from cmir.archive.imagery import decode_chip
+from cmir.archive.schema import MODALITIES, Media, Modality
+from cmir.client import Client, ClientHit
+from cmir.errors import QueryError
+from cmir.gallery.publish import read_pointer
+from cmir.gallery.search import Hit, Searcher
+from cmir.network.embedder import F32, Embedder
+
+_IMAGES: Final = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "tif": "tiff", "tiff": "tiff"}
+_SOUNDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask by (an image or sound file, a label, or an item) and what to find."""
+
+    image: str | None = None
+    speech: str | None = None
+    label: str | None = None
+    item: str | None = None
+    modality: str | None = None
+    sensor: str | None = None
+    targets: tuple[str, ...] = ()
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("image", "speech", "label", "item") if getattr(self, name) is not None]
+        if len(given) != 1:
+            seen = ", ".join(given) or "nothing"
+            raise QueryError("ask by one thing", seen=seen, expected="one of --image, --speech, --label, --item")
+
+
+def media_of_file(uri: str, modality: str | None = None, sensor: str | None = None) -> Media:
+    """An image or sound file as media; an image's modality is told by its bands where it is not given.
+
+    Raises QueryError for a kind of file or a modality that is not known, DataError where it cannot be read.
+    """
+    if modality is not None and modality not in MODALITIES:
+        raise QueryError("no such modality", seen=modality, expected=", ".join(MODALITIES))
+    ending = storage.name_of(uri).rpartition(".")[2].lower()
+    data = storage.read_bytes(uri)
+    if ending in _SOUNDS:
+        return Media(modality="speech", data=data, encoding=ending)
+    if ending not in _IMAGES:
+        expected = ", ".join([*sorted(_IMAGES), *_SOUNDS])
+        raise QueryError("unknown kind of file", seen=storage.name_of(uri), expected=f"a name ending in {expected}")
+    media = Media(cast(Modality, modality or "rgb"), data, _IMAGES[ending], sensor=sensor)
+    if modality is not None:
+        return media
+    bands = decode_chip(replace(media, modality="ms")).bands
+    told: Modality = "pan" if len(bands) == 1 else "rgb" if len(bands) == 3 and "nir" not in bands else "ms"
+    return replace(media, modality=told)
+
+
+def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
+    """Hits of the published gallery, found in this process. Raises GalleryError where nothing is published."""
+    pointer = read_pointer(gallery_uri)
+    searcher = Searcher.open(gallery_uri)
+    if question.item is not None:
+        vector = searcher.vector(question.item)
+    else:
+        vector = _embed(Embedder.open(pointer.bundle_uri), question)
+    return searcher.search(vector[None], targets=question.targets, k=question.k)[0]
+
+
+def _embed(embedder: Embedder, question: Question) -> F32:
+    if question.label is not None:
+        if question.label not in embedder.labels:
+            raise QueryError("no such label", seen=question.label, expected=", ".join(embedder.labels))
+        return np.asarray(embedder.prototypes[embedder.labels.index(question.label)])
+    if question.speech is not None:
+        return embedder.embed([media_of_file(question.speech, "speech")])[0]
+    return embedder.embed([media_of_file(question.image or "", question.modality, question.sensor)])[0]
