@@ -5,11 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from moto.server import ThreadedMotoServer
 
+from cmir.archive import storage
 from cmir.archive.imagery import Chip
 from cmir.errors import CmirError, DataError, SpaceMismatchError
 from cmir.network.bundle import load_bundle, read_config, read_metrics, save_bundle
@@ -215,3 +218,25 @@ def test_no_pickle_is_read(folder: Path) -> None:
     torch.save({"a": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.safetensors"):
         load_bundle(str(folder))
+
+
+def test_it_lives_in_object_storage_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        settings = storage.S3Settings.from_environment()
+        fsspec.filesystem("s3", key="any", secret="any", client_kwargs={"endpoint_url": settings.endpoint_url}).mkdir(
+            "archive"
+        )
+        space_id = save_bundle("s3://archive/models/b", make_net(), make_preprocessing(), metrics={}, training={})
+        assert load_bundle("s3://archive/models/b").space_id == space_id
+        storage.delete_tree("s3://archive/models/b/config.json")
+        with pytest.raises(DataError, match=r"incomplete.*s3://archive/models/b/config\.json"):
+            load_bundle("s3://archive/models/b")
+    finally:
+        server.stop()

@@ -8,7 +8,6 @@ and computes the space_id anew, so that a truncated copy, a mixture of two bundl
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import safetensors.torch
 from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
+import cmir
 from cmir.archive import storage
 from cmir.errors import DataError, SpaceMismatchError
 from cmir.network.build import Network, build_network
@@ -83,7 +83,7 @@ def save_bundle(
     }
     config = BundleConfig(
         space_id=space_id_of(tensors, net.config, preprocessing),
-        code_version=_code_version(),
+        code_version=cmir.__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         network=net.config,
         vocabulary=_vocabulary(net),
@@ -159,13 +159,6 @@ def _vocabulary(net: Network) -> tuple[LabelPrototype, ...]:
         LabelPrototype(label=label, prototype=tuple(vector))
         for label, vector in zip(net.config.labels, vectors, strict=True)
     )
-
-
-def _code_version() -> str:
-    try:
-        return importlib.metadata.version("cmir")
-    except importlib.metadata.PackageNotFoundError:
-        return "source tree"
 
 
 def _json_bytes(model: BaseModel) -> bytes:
