@@ -61,7 +61,7 @@ def decode_chip(media: Media) -> Chip:
         pixels, found = pixels[[found.index(name) for name in ("red", "green", "blue")]], ("red", "green", "blue")
     bands = media.bands or found
     _check_bands(media, pixels, bands)
-    _check_values(pixels, media)
+    _check_finite(pixels, f"{media.modality} chip")
     centres = media.wavelength_nm or tuple(band_wavelength(name, media.sensor) for name in bands)
     gsd_m = media.gsd_m or (georeference.gsd_m() if georeference else None)
     return Chip(pixels, bands, centres, gsd_m, media.sensor, georeference)
@@ -76,10 +76,11 @@ def raw_media(
     sensor: str | None = None,
     gsd_m: float | None = None,
 ) -> Media:
-    """Pixels [C,H,W] as `raw` media; centres default to those of the band names. Raises DataError for other shapes."""
+    """Pixels [C,H,W] as `raw` media; centres default to those of the band names. Raises DataError: shape, NaN."""
     if pixels.ndim != 3 or pixels.shape[0] != len(bands) or 0 in pixels.shape:
         raise DataError("cannot store pixels", seen=f"shape {pixels.shape}", expected=f"[{len(bands)},H,W]")
     native = to_native(pixels)
+    _check_finite(native, f"{modality} chip")
     centres = tuple(wavelength_nm) if wavelength_nm is not None else tuple(band_wavelength(b, sensor) for b in bands)
     if len(centres) != len(bands):
         raise DataError("cannot store pixels", seen=f"{len(centres)} wavelengths", expected=f"{len(bands)}")
@@ -160,10 +161,10 @@ def _check_bands(media: Media, pixels: Pixels, bands: tuple[str, ...]) -> None:
         raise DataError("bands and pixels disagree", seen=seen, expected="the same number")
 
 
-def _check_values(pixels: Pixels, media: Media) -> None:
+def _check_finite(pixels: Pixels, where: str) -> None:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         bad = int((~np.isfinite(pixels)).sum())
-        raise DataError("pixels are not finite", seen=f"{bad} NaN or infinite values", where=f"{media.modality} chip")
+        raise DataError("pixels are not finite", seen=f"{bad} NaN or infinite values", where=where)
 
 
 def _is_grey(pixels: Pixels) -> bool:
