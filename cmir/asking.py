@@ -1,4 +1,4 @@
-"""A question typed at a terminal -> hits, from a running service or straight from a gallery; the answers are the same."""
+"""A question typed at a terminal -> hits, from a running service or straight from a gallery; both say the same."""
 
 from dataclasses import dataclass, replace
 from typing import Final, cast
@@ -8,7 +8,7 @@ import numpy as np
 from cmir.archive import storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import MODALITIES, Media, Modality
-from cmir.client import Client, ClientHit
+from cmir.client import Client, ClientHit, item_part, label_part
 from cmir.errors import QueryError
 from cmir.gallery.publish import read_pointer
 from cmir.gallery.search import Hit, Searcher
@@ -72,10 +72,29 @@ def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
 
 
 def _embed(embedder: Embedder, question: Question) -> F32:
+    vector: F32
     if question.label is not None:
         if question.label not in embedder.labels:
             raise QueryError("no such label", seen=question.label, expected=", ".join(embedder.labels))
         return np.asarray(embedder.prototypes[embedder.labels.index(question.label)])
     if question.speech is not None:
-        return embedder.embed([media_of_file(question.speech, "speech")])[0]
-    return embedder.embed([media_of_file(question.image or "", question.modality, question.sensor)])[0]
+        vector = embedder.embed([media_of_file(question.speech, "speech")])[0]
+    else:
+        vector = embedder.embed([media_of_file(question.image or "", question.modality, question.sensor)])[0]
+    return vector
+
+
+def ask_service(url: str, question: Question) -> list[ClientHit]:
+    """Hits of a running service. Raises QueryError where it refuses, GalleryError where it does not answer."""
+    targets = cast(tuple[Modality, ...], question.targets)
+    with Client(url) as client:
+        if question.speech is not None:
+            answer = client.search_speech(storage.read_bytes(question.speech), target=targets, k=question.k)
+        elif question.image is not None:
+            modality = cast(Modality | None, question.modality)
+            data = storage.read_bytes(question.image)
+            answer = client.search_image(data, modality=modality, sensor=question.sensor, target=targets, k=question.k)
+        else:
+            part = item_part(question.item) if question.item is not None else label_part(question.label or "")
+            answer = client.search([part], target=targets, k=question.k)
+    return list(answer.hits)

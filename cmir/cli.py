@@ -121,7 +121,9 @@ def embed(
 
 
 @app.command()
-def info(uri: Annotated[str, typer.Argument(help="An archive, a bundle or a gallery.")], as_json: AsJson = False) -> None:
+def info(
+    uri: Annotated[str, typer.Argument(help="An archive, a bundle or a gallery.")], as_json: AsJson = False
+) -> None:
     """Say what lies at a URI: counts of an archive, card of a bundle, state of a gallery."""
     from cmir.inspecting import describe
 
@@ -154,7 +156,7 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """Check what this machine has: versions, devices, speech engines, object storage; exit 1 where a need is missing."""
+    """Check what this machine has: versions, devices, speech engines, storage; exit 1 where a need is missing."""
     from cmir.inspecting import examine_machine
 
     findings = examine_machine()

@@ -1,7 +1,7 @@
 """The whole path as one run: a source becomes shards, a network, a gallery, a report, a service, and answered queries.
 
-Every step is the command a user would type, started as a process of its own and shown before it runs; nothing here knows
-more than those commands and the HTTP interface. Run again, it replaces shards, bundle and report when their successors
+Every step is the command a user would type, started as a process of its own and shown before it runs; nothing here
+knows more than those commands and the HTTP interface. Run again, it replaces shards, bundle and report when their successors
 are whole and publishes into the same gallery.
 """
 
@@ -76,22 +76,21 @@ class Demo:
         for answer in answers:
             self.console.print(hits_table(answer))
         path = self.settings.output / "report.html"
-        write_live_report(path, answers, report, self.timings_s)
+        write_live_report(path, answers, report, self.timings_s, details="evaluation/report.html")
         minutes = (time.monotonic() - started) / 60
         self.console.print(f"Done in {minutes:.1f} minutes. Pictures of queries and hits: [bold]{path}[/bold]")
         return path
 
     def _shard_steps(self) -> Iterator[tuple[str, ...]]:
-        seed = ("--seed", str(self.settings.seed))
+        seed, voices = ("--seed", str(self.settings.seed)), str(self.settings.voices)
         if self.settings.data is None:
-            yield ("--source", "synthetic", "--scenes", str(self.settings.scenes), "--voices", str(self.settings.voices),
-                   *seed, "--output", str(self.archive / "world"), "--overwrite")  # fmt: skip
+            counts = ("--scenes", str(self.settings.scenes), "--voices", voices)
+            yield "--source", "synthetic", *counts, *seed, "--output", str(self.archive / "world"), "--overwrite"
             return
         data = ("--input", self.settings.data)
         yield "--source", "ucmerced", *data, "--output", str(self.archive / "ucmerced"), "--overwrite"
         yield "--source", "wald", *data, "--hard", *seed, "--output", str(self.archive / "wald"), "--overwrite"
-        yield ("--source", "tts", "--voices", str(self.settings.voices), *seed,
-               "--output", str(self.archive / "speech"), "--overwrite")  # fmt: skip
+        yield "--source", "tts", "--voices", voices, *seed, "--output", str(self.archive / "speech"), "--overwrite"
 
     def _shards(self) -> list[str]:
         names = ("world",) if self.settings.data is None else ("ucmerced", "wald", "speech")
@@ -103,7 +102,9 @@ class Demo:
     def _step(self, job: str, *arguments: str) -> dict[str, Any]:
         """Run one job as its command; its progress goes through, its last line is read."""
         self.console.rule(f"[bold]{job}", align="left")
-        self.console.print(f"$ python jobs/{job}.py {' '.join(arguments)}", style="dim", soft_wrap=True, highlight=False)
+        self.console.print(
+            f"$ python jobs/{job}.py {' '.join(arguments)}", style="dim", soft_wrap=True, highlight=False
+        )
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", f"jobs.{job}", *arguments], stdout=subprocess.PIPE, text=True, check=False

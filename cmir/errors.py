@@ -1,11 +1,11 @@
 """What can go wrong, as one small tree; every message has the same five parts.
 
-    CmirError
-    |-- ConfigError          a flag, a key, a file of settings: refused before work begins
-    |-- DataError            bytes, rows, tables that came in: quarantined one by one, or refused when none is readable
-    |-- SpaceMismatchError   embeddings of two different spaces were about to be compared
-    |-- GalleryError         the gallery's tables, pointer or commits
-    `-- QueryError           what an asker sent: a query, a filter, a target
+CmirError
+|-- ConfigError          a flag, a key, a file of settings: refused before work begins
+|-- DataError            bytes, rows, tables that came in: quarantined one by one, or refused when none is readable
+|-- SpaceMismatchError   embeddings of two different spaces were about to be compared
+|-- GalleryError         the gallery's tables, pointer or commits
+`-- QueryError           what an asker sent: a query, a filter, a target
 """
 
 

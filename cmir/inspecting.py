@@ -23,7 +23,18 @@ from cmir.gallery.table import Gallery
 from cmir.network.bundle import CONFIG_FILE, read_config, read_metrics
 
 _MAX_PROBLEMS: Final = 100
-_PACKAGES: Final = ("ray", "torch", "torchaudio", "pyarrow", "lancedb", "pylance", "s3fs", "rasterio", "soundfile", "av")
+_PACKAGES: Final = (
+    "ray",
+    "torch",
+    "torchaudio",
+    "pyarrow",
+    "lancedb",
+    "pylance",
+    "s3fs",
+    "rasterio",
+    "soundfile",
+    "av",
+)
 
 
 def describe(uri: str) -> dict[str, Any]:
@@ -146,7 +157,9 @@ def examine_machine() -> list[Finding]:
     findings += [_package(name) for name in _PACKAGES]
     findings += [_tried("torchaudio features", _mel), _tried("espeak-ng voices", _voices)]
     flite = shutil.which("flite")
-    findings.append(Finding("flite voices", True if flite else None, flite or "optional: install flite for more voices"))
+    findings.append(
+        Finding("flite voices", True if flite else None, flite or "optional: install flite for more voices")
+    )
     findings.append(_gpu())
     settings = storage.S3Settings.from_environment()
     place = settings.endpoint_url or "default endpoint"
