@@ -137,6 +137,16 @@ def test_trees_are_domes() -> None:
     assert np.abs(ground.slope).max() > 0.5
 
 
+def test_a_bridge_over_trees_stays_flat() -> None:
+    painted = canvas()
+    painted.fill(painted.surface(PLAIN))
+    trees(painted, [(0.0, 0.0)], (4.0, 4.0), covers.CANOPY)
+    painted.rectangle(0.0, 0.0, 300.0, 14.0, painted.surface(PLAIN, height_m=5.0))
+    ground = painted.finish()
+    assert ground.height_m.max() == 5.0
+    assert np.abs(ground.slope).max() == 0.0
+
+
 def test_noise_has_mean_zero_and_deviation_one_and_the_asked_grain() -> None:
     rng = np.random.default_rng(0)
     for cell_px in (1.0, 4.0, 30.0):

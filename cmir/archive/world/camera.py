@@ -122,8 +122,9 @@ def capture_rgb(bands: FloatArray, sun_elevation_deg: float, rng: np.random.Gene
     white = 0.50 * float(np.sin(np.radians(sun_elevation_deg))) * float(rng.uniform(0.8, 1.2))
     seen += rng.standard_normal(seen.shape, dtype=np.float32) * np.float32(0.004)
     gamma = float(rng.uniform(0.50, 0.64))
-    toned = np.power(np.clip(seen / np.float32(white), 0.0, 1.0), np.float32(gamma))
-    return Capture(np.asarray(toned * 255.0 + 0.5, dtype=np.uint8), _window(*aim))
+    curve = np.asarray(255.0 * np.linspace(0.0, 1.0, 4096) ** gamma + 0.5, dtype=np.uint8)
+    levels = np.asarray(np.clip(seen * np.float32(4095.0 / white) + 0.5, 0.0, 4095.0), dtype=np.uint16)
+    return Capture(curve[levels], _window(*aim))
 
 
 def _sunlight(ground: Ground, sky: Sky) -> FloatArray:

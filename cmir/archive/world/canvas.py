@@ -178,7 +178,8 @@ class Canvas:
         reflectance *= texture
         height_m = _table([s.height_m for s in self._surfaces])[near]
         slope = np.stack([_table([s.slope[axis] for s in self._surfaces])[near] for axis in (0, 1)])
-        bumps_m = self._stamped_domes()
+        # what stands by itself and was painted later, such as a bridge, hides the domes below it
+        bumps_m = np.where(height_m > 0.0, np.float32(0.0), self._stamped_domes())
         slope += _gradient(bumps_m + relief_m)
         return Ground(
             reflectance=np.clip(reflectance, 0.002, 0.95),
