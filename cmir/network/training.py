@@ -232,8 +232,7 @@ def _start_from(net: SharedSpaceNet, bundle_uri: str) -> None:
     if other.config.dim == net.config.dim:
         for place, label in enumerate(net.config.labels):
             if label in other.config.labels:
-                with torch.no_grad():
-                    net.prototypes[place] = other.prototypes[other.config.labels.index(label)]
+                net.prototypes.data[place] = theirs["prototypes"][other.config.labels.index(label)]
     log.info("started from %d of %d tensors of %s", len(same), len(mine), bundle_uri)
 
 

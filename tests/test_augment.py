@@ -1,0 +1,79 @@
+"""Augmentation keeps what a chip shows, draws the same for the same seed, and varies what its settings name."""
+
+import math
+
+import pytest
+import torch
+
+from cmir.network.augment import ImageAugmentation, augment_chips
+
+STILL = ImageAugmentation(
+    min_area=1, stretch=0, gain=0, offset=0, band_offset=0, blur=0, noise=0, unknown_gsd=0, gsd_jitter=0
+)
+
+
+def augmented(pixels: torch.Tensor, settings: ImageAugmentation, seed: int = 0, size_px: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return augment_chips(pixels, torch.ones(len(pixels)), size_px, settings, generator)[0]
+
+
+def test_still_settings_only_turn_and_mirror() -> None:
+    chip = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    symmetries = [torch.rot90(side, k, (2, 3)) for side in (chip, chip.flip(3)) for k in range(4)]
+    seen = set()
+    for seed in range(64):
+        result = augmented(chip, STILL, seed)
+        matches = [i for i, symmetry in enumerate(symmetries) if torch.allclose(result, symmetry, atol=1e-4)]
+        assert len(matches) == 1
+        seen.update(matches)
+    assert seen == set(range(8)), "all eight symmetries of the square occur"
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    pixels = torch.randn(3, 4, 20, 20)
+    first, again = (augmented(pixels, ImageAugmentation(), seed=5) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, augmented(pixels, ImageAugmentation(), seed=6))
+    assert first.shape == (3, 4, 16, 16)
+
+
+def test_a_cut_stays_inside_the_chip() -> None:
+    ramp = torch.linspace(-1, 1, 40).expand(200, 1, 40, 40)
+    cut = augmented(ramp, STILL.model_copy(update={"min_area": 0.3, "stretch": 0.2}), size_px=24)
+    assert cut.min() >= -1 - 1e-5
+    assert cut.max() <= 1 + 1e-5
+    spans = cut.flatten(1).amax(1) - cut.flatten(1).amin(1)
+    assert spans.max() < 2.01
+    assert 0.85 < spans.min() < 1.2, "sqrt(0.3) of the side, stretched"
+    assert len(torch.unique(cut.flatten(1).mean(1).round(decimals=3))) > 50, "cuts lie in different places"
+
+
+@pytest.mark.parametrize("field", ["gain", "offset", "band_offset", "noise"])
+def test_each_amount_varies_the_radiometry(field: str) -> None:
+    pixels = torch.randn(8, 3, 16, 16)
+    settings = STILL.model_copy(update={field: 0.5})
+    changed = augmented(pixels, settings)
+    difference = changed - augmented(pixels, STILL)
+    assert difference.abs().max() > 0.05
+    if field == "band_offset":
+        per_band = difference.mean((2, 3))
+        assert (per_band[:, 0] - per_band[:, 1]).abs().min() > 1e-4
+    if field == "offset":
+        torch.testing.assert_close(difference.amax((1, 2, 3)), difference.amin((1, 2, 3)), atol=1e-4, rtol=0)
+
+
+def test_blur_smooths_and_never_brightens() -> None:
+    pixels = torch.randn(16, 1, 16, 16)
+    blurred = augmented(pixels, STILL.model_copy(update={"blur": 1.0}))
+    assert (blurred.var((1, 2, 3)) < pixels.var((1, 2, 3))).all()
+    torch.testing.assert_close(blurred.mean((1, 2, 3)), pixels.mean((1, 2, 3)), atol=0.05, rtol=0)
+
+
+def test_gsd_is_jittered_and_sometimes_withheld() -> None:
+    settings = STILL.model_copy(update={"unknown_gsd": 0.3, "gsd_jitter": 0.2})
+    gsd_m = torch.full((2000,), 2.0)
+    _, told = augment_chips(torch.zeros(2000, 1, 4, 4), gsd_m, 4, settings, torch.Generator().manual_seed(0))
+    assert 0.25 < float(told.isnan().float().mean()) < 0.35
+    known = told[~told.isnan()]
+    assert float(known.log().mean()) == pytest.approx(math.log(2.0), abs=0.02)
+    assert float(known.log().std()) == pytest.approx(0.2, abs=0.02)
