@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cmir.archive.imagery import Chip, decode_chip, raw_media
+from cmir.archive.imagery import Chip, decode_chip, raw_media, read_raster
 from cmir.archive.schema import Media
+from cmir.archive.sensors import UCMERCED, US_SURVEY_FOOT_M
 from cmir.archive.speech import pcm_media
 from cmir.errors import ConfigError, DataError
 from cmir.network.bundle import save_bundle
@@ -280,3 +281,27 @@ def test_a_chip_in_memory_needs_no_copy(embedder: Embedder) -> None:
     prepared = embedder.pre(ms_media(0))
     assert isinstance(prepared.content, Chip)
     assert prepared.content.pixels.dtype == np.uint16  # native values travel; numbers are made on the device
+
+
+@pytest.mark.realdata
+def test_real_files_have_the_vectors_of_their_archive_rows(real_data: Path, tmp_path: Path) -> None:
+    """A UC Merced row knows its sensor and gsd, the file of the same image sent by a person does not."""
+    paths = sorted((real_data / "ucmerced" / "Images").glob("*/*00.jpg"))[::5]
+    assert paths
+    chips = [read_raster(str(path)) for path in paths]
+    rows = [raw_media("rgb", c.pixels, bands=RGB, sensor=UCMERCED.name, gsd_m=US_SURVEY_FOOT_M) for c in chips]
+    running = RunningStatistics()
+    for row in rows:
+        running.add_chip("rgb", decode_chip(row))
+    torch.manual_seed(0)
+    net = SharedSpaceNet(NetworkConfig(modalities=("rgb", "speech"), dim=16))
+    preprocessing = Preprocessing.fit(running, chip_size_px={"rgb": 96})
+    save_bundle(str(tmp_path / "b"), net, preprocessing, metrics={}, training={})
+    embedder = Embedder.open(str(tmp_path / "b"), device="cpu")
+    files = [Media("rgb", path.read_bytes(), "jpeg") for path in paths]
+    np.testing.assert_allclose(embedder.embed(rows), embedder.embed(files), atol=1e-5)
+    spoken = sorted((real_data / "speech" / "fsdd").glob("*.wav"))[:3]
+    spoken += sorted((real_data / "speech" / "gcompris" / "de").glob("*.ogg"))[:3]
+    sounds = [Media("speech", path.read_bytes(), path.suffix[1:]) for path in spoken]
+    together = embedder.embed(sounds)
+    np.testing.assert_allclose(together, np.concatenate([embedder.embed([sound]) for sound in sounds]), atol=1e-5)
