@@ -14,6 +14,7 @@ from cmir.evaluation.metrics import RECALL_LEVELS, Floats
 # Colours that stand for the page's own; matplotlib writes them into the SVG, where they are exchanged.
 _INKS = {"#010101": "var(--ink)", "#020202": "var(--line)", "#030303": "var(--model)", "#040404": "var(--other)"}
 _TEXT, _GRID, _MODEL, _OTHER = _INKS
+_COLOURS = {"solid": _MODEL, "dashdot": _OTHER}  # a bundle each; what is no bundle has the colour of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,11 @@ def precision_recall_svg(curves: Sequence[Curve], *, chance: float, title: str) 
     """Precision over recall as SVG text, chance dotted; the lines differ in their dashes, not in colour alone."""
     settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "font.size": 9.5}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(4.3, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.3, 3.1))
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes((0.115, 0.14, 0.85, 0.76))
         for curve in curves:
-            colour = _MODEL if curve.is_model else _OTHER
+            colour = _COLOURS.get(curve.style, _TEXT)
             width = 2.2 if curve.is_model else 1.4
             axes.plot(
                 RECALL_LEVELS, curve.precision, color=colour, linestyle=curve.style, linewidth=width, label=curve.name
@@ -55,7 +56,7 @@ def precision_recall_svg(curves: Sequence[Curve], *, chance: float, title: str) 
         for side in axes.spines.values():
             side.set_visible(False)
         figure.legend(
-            loc="outside upper left", ncols=4, frameon=False, labelcolor=_TEXT, handlelength=2.2, fontsize=8.5
+            loc="upper left", ncols=4, frameon=False, labelcolor=_TEXT, handlelength=2.0, columnspacing=1.2, fontsize=8
         )
         return _inline(figure, title)
 
