@@ -52,7 +52,7 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
     if ending not in _IMAGES:
         expected = ", ".join([*sorted(_IMAGES), *_SOUNDS])
         raise QueryError("unknown kind of file", seen=storage.name_of(uri), expected=f"a name ending in {expected}")
-    media = Media(cast(Modality, modality or "rgb"), data, _IMAGES[ending], sensor=sensor)
+    media = Media(modality or "rgb", data, _IMAGES[ending], sensor=sensor)
     if modality is not None:
         return media
     bands = decode_chip(replace(media, modality="ms")).bands

@@ -1,8 +1,8 @@
 """The whole path as one run: a source becomes shards, a network, a gallery, a report, a service, and answered queries.
 
 Every step is the command a user would type, started as a process of its own and shown before it runs; nothing here
-knows more than those commands and the HTTP interface. Run again, it replaces shards, bundle and report when their successors
-are whole and publishes into the same gallery.
+knows more than those commands and the HTTP interface. Run again, it replaces shards, bundle and report when
+their successors are whole and publishes into the same gallery.
 """
 
 import json

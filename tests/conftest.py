@@ -27,6 +27,23 @@ _TOKEN.write_text(secrets.token_hex(32))
 atexit.register(shutil.rmtree, _TOKEN.parent, ignore_errors=True)
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_TOKEN)}
 
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# The object store of the session, in the environment before the cluster starts, so that its workers know it too.
+_S3_PORT = free_port()
+os.environ |= {
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_S3_PORT}",
+    "AWS_ACCESS_KEY_ID": "cmir-tests",
+    "AWS_SECRET_ACCESS_KEY": "cmir-tests",
+    "AWS_REGION": "us-east-1",
+}
+
 MakeRow = Callable[..., ShardRow]
 
 
@@ -59,25 +76,38 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
         log.close()
 
 
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_listening(cluster: RayCluster, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     for place in (cluster.address, cluster.dashboard_url.removeprefix("http://")):
         host, port = place.split(":")
-        while True:
-            assert process.poll() is None, "ray start ended"
-            assert time.monotonic() < deadline, f"nothing listens at {place}"
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.2)
+        _wait_open(host, int(port), process, deadline)
+
+
+def _wait_open(host: str, port: int, process: "subprocess.Popen[bytes]", deadline: float) -> None:
+    while True:
+        assert process.poll() is None, f"the process that should listen at {port} ended"
+        assert time.monotonic() < deadline, f"nothing listens at {port}"
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URI of an empty bucket of moto's server, which enforces conditional puts."""
+    import boto3
+
+    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(_S3_PORT)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_open("127.0.0.1", _S3_PORT, process, time.monotonic() + 60)
+        boto3.client("s3").create_bucket(Bucket="cmir-tests")
+        yield "s3://cmir-tests"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ or not at all: locally a temporary file that is renamed, on S3 one put.
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -140,7 +141,10 @@ def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
     """
     if is_s3(uri):
         filesystem = _s3fs(S3Settings.from_environment())
-        filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
+        try:
+            filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
+        except FileExistsError as error:
+            raise FileExistsError(errno.EEXIST, "stands already", uri) from error
         filesystem.invalidate_cache()
         return
     path = local_path(uri)
