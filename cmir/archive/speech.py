@@ -209,7 +209,10 @@ def _refuse_cut_riff(data: bytes) -> None:
 
 
 def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
-    """Any container and codec of FFmpeg -> f32[T,1] and its rate; stops where the limit is passed."""
+    """Any container and codec of FFmpeg -> f32[T,channels] and its rate; stops where the limit is passed.
+
+    The channels are kept: FFmpeg's own way to mono adds them at 0.7 each, not their mean.
+    """
     import av
     import av.error
 
@@ -221,13 +224,13 @@ def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
                 raise DataError("cannot decode speech", seen="a file without sound", expected="an audio file")
             stream = container.streams.audio[0]
             rate_hz = int(stream.rate or 0)
-            to_mono = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz or SAMPLE_RATE_HZ)
+            to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(stream):
                 num_samples += frame.samples
                 _refuse_longer(num_samples, rate_hz)
-                blocks += [part.to_ndarray()[0] for part in to_mono.resample(frame)]
-            blocks += [part.to_ndarray()[0] for part in to_mono.resample(None)]
+                blocks += [part.to_ndarray().T for part in to_float.resample(frame)]
+            blocks += [part.to_ndarray().T for part in to_float.resample(None)] if blocks else []
     except (av.error.FFmpegError, ValueError) as error:
         seen = f"{len(data)} bytes starting with {data[:8]!r}"
         raise DataError("cannot decode speech", seen=seen, expected="wav, flac, ogg, mp3, webm or mp4") from error
-    return np.concatenate(blocks)[:, None] if blocks else np.zeros((0, 1), np.float32), rate_hz
+    return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32), rate_hz

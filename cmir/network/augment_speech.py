@@ -40,51 +40,60 @@ class SpeechAugmenter(nn.Module):
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """f32[B,T] zero-padded and i64[B] -> f32[B,T'] zero-padded and i64[B]; T' fits the longest."""
         with torch.no_grad():
-            changed_BT, length_B = self._change_speed(waveform_BT, num_samples_B)
-            changed_BT, length_B = self._add_silence(changed_BT, length_B)
-            changed_BT = self._filter(changed_BT)
-            changed_BT = self._clip(changed_BT)
-            changed_BT = self._add_noise(changed_BT, length_B)
+            moved_BT, length_B = self._respace(waveform_BT, num_samples_B)
+            changed_BT = self._clip(self._filter_and_add_noise(moved_BT, length_B))
             return changed_BT * _inside(length_B, changed_BT.shape[1]), length_B
 
-    def _change_speed(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Resample by linear interpolation: faster is shorter and higher, as on a tape."""
+    def _respace(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Another speed, by linear interpolation (faster is shorter and higher, as on a tape), and silence around."""
         low, high = self.settings.speed_range
         factor_B = _uniform(waveform_BT, low, high)
         factor_B = torch.where(_chosen(waveform_BT, self.settings.speed_share), factor_B, 1.0)
-        length_B = (num_samples_B / factor_B).floor().long().clamp(min=1)
-        position_BT = torch.arange(int(length_B.max()), device=waveform_BT.device)[None] * factor_B[:, None]
-        left_BT = position_BT.floor()
-        index_BT = left_BT.long().clamp(max=waveform_BT.shape[1] - 1)
-        next_BT = (index_BT + 1).clamp(max=waveform_BT.shape[1] - 1)
-        weight_BT = position_BT - left_BT
-        changed = torch.lerp(waveform_BT.gather(1, index_BT), waveform_BT.gather(1, next_BT), weight_BT)
-        return changed * _inside(length_B, changed.shape[1]), length_B
-
-    def _add_silence(self, waveform_BT: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
         most = int(self.settings.shift_s * SAMPLE_RATE_HZ)
-        before_B = (_uniform(waveform_BT, 0.0, 1.0) * most).long()
-        after_B = (_uniform(waveform_BT, 0.0, 1.0) * most).long()
-        total_B = before_B + length_B + after_B
-        index_BT = torch.arange(int(total_B.max()), device=waveform_BT.device)[None] - before_B[:, None]
-        inside_BT = (index_BT >= 0) & (index_BT < length_B[:, None])
-        moved_BT = waveform_BT.gather(1, index_BT.clamp(0, waveform_BT.shape[1] - 1)) * inside_BT
-        return moved_BT, total_B
+        before_B, after_B = (_uniform(waveform_BT, 0.0, 1.0) * most for _ in range(2))
+        length_B = (before_B + num_samples_B / factor_B + after_B).long().clamp(min=1)
+        time_T = torch.arange(int(length_B.max()), device=waveform_BT.device)
+        position_BT = (time_T[None] - before_B[:, None]) * factor_B[:, None]
+        left_BT = position_BT.floor()
+        last = waveform_BT.shape[1] - 1
+        index_BT = left_BT.long()
+        at_BT, after_BT = (waveform_BT.gather(1, (index_BT + i).clamp_(0, last)) for i in range(2))
+        inside_BT = (position_BT >= 0) & (position_BT < num_samples_B[:, None])
+        return torch.lerp(at_BT, after_BT, position_BT - left_BT) * inside_BT, length_B
 
-    def _filter(self, waveform_BT: Tensor) -> Tensor:
-        """Room, tilt and telephone band in one multiplication of spectra."""
+    def _filter_and_add_noise(self, waveform_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Room, tilt and telephone band as one product of spectra; noise is made as a spectrum too."""
         num_samples = waveform_BT.shape[1]
         tail = int(self.settings.reverberation_s[1] * SAMPLE_RATE_HZ)
         size = _fast_size(num_samples + tail)
         frequency_F = torch.fft.rfftfreq(size, 1.0 / SAMPLE_RATE_HZ, device=waveform_BT.device)
-        response_BF = self._tilt(waveform_BT, frequency_F) * self._telephone(waveform_BT, frequency_F)
-        spectrum_BF = torch.fft.rfft(waveform_BT, size) * response_BF
+        spectrum_BF = torch.fft.rfft(waveform_BT, size)
         roomy = _chosen(waveform_BT, self.settings.room_share).nonzero()[:, 0]
         if len(roomy):
-            room_RF = torch.fft.rfft(self._room(waveform_BT[roomy], tail), size)
-            spectrum_BF = spectrum_BF.index_copy(0, roomy, spectrum_BF[roomy] * room_RF)
+            spectrum_BF[roomy] *= torch.fft.rfft(self._room(waveform_BT[roomy], tail), size)
+        spectrum_BF = (spectrum_BF + self._noise(spectrum_BF, frequency_F, size / length_B)) * self._line(
+            waveform_BT, frequency_F
+        )
         filtered: Tensor = torch.fft.irfft(spectrum_BF, size)[:, :num_samples]
         return filtered
+
+    def _noise(self, spectrum_BF: Tensor, frequency_F: Tensor, stretch_B: Tensor) -> Tensor:
+        """Spectrum of noise that falls by 0..6 dB per octave above 100 Hz, at a signal-to-noise ratio.
+
+        `stretch_B`: samples of the transform, over which noise goes on, to those of the utterance.
+        """
+        power_B = torch.view_as_real(spectrum_BF).square().mean(dim=(1, 2))
+        exponent_B = _uniform(power_B, 0.0, 1.0)
+        shape_BF = (frequency_F.clamp(min=100.0) / 100.0).log()[None].mul(-exponent_B[:, None]).exp()
+        ratio_B = torch.pow(10.0, -_uniform(power_B, *self.settings.snr_db) / 20.0)
+        ratio_B = ratio_B * _chosen(power_B, self.settings.noise_share)
+        level_B = (power_B * stretch_B / shape_BF.square().mean(dim=1)).sqrt() * ratio_B
+        noise_BF = torch.view_as_complex(torch.randn(*shape_BF.shape, 2, device=shape_BF.device))
+        return noise_BF * (shape_BF * level_B[:, None])
+
+    def _line(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
+        """What microphone and line do to sound and noise alike."""
+        return self._tilt(like_BT, frequency_F) * self._telephone(like_BT, frequency_F)
 
     def _tilt(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
         slope_B = _uniform(like_BT, -1.0, 1.0) * self.settings.tilt_db_per_octave
@@ -116,17 +125,6 @@ class SpeechAugmenter(nn.Module):
         )
         limit_B = (peak_B * level_B)[:, None]
         return torch.maximum(torch.minimum(waveform_BT, limit_B), -limit_B)
-
-    def _add_noise(self, waveform_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Noise whose spectrum falls by 0, 3 or 6 dB per octave or lies between, at a signal-to-noise ratio."""
-        rms_B = (waveform_BT.square().sum(dim=1) / length_B).sqrt()
-        white_BT = torch.randn_like(waveform_BT)
-        brown_BT = F.avg_pool1d(F.pad(white_BT[:, None], (12, 12)), 25, stride=1)[:, 0] * 5.0  # keeps unit power
-        mix_B = _uniform(waveform_BT, 0.0, 1.0)[:, None]
-        noise_BT = mix_B.sqrt() * white_BT + (1.0 - mix_B).sqrt() * brown_BT
-        ratio_B = torch.pow(10.0, -_uniform(waveform_BT, *self.settings.snr_db) / 20.0)
-        ratio_B = ratio_B * _chosen(waveform_BT, self.settings.noise_share)
-        return waveform_BT + noise_BT * (rms_B * ratio_B)[:, None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ class SpeechTowerConfig(BaseModel):
     kind: Literal["waveform", "features"] = "waveform"
     width: int = Field(default=192, ge=8, description="components of the features")
     num_mels: int = Field(default=64, ge=16, le=128, multiple_of=16)
-    channels: int = Field(default=24, ge=4, description="of the convolutions over mels and time")
-    hidden: int = Field(default=160, ge=8, description="of the convolutions over time, and of the layers over features")
-    num_blocks: int = Field(default=4, ge=1)
+    channels: int = Field(default=16, ge=4, description="of the first convolution over mels and time")
+    hidden: int = Field(default=192, ge=8, description="of the convolutions over time, and of the layers over features")
+    num_blocks: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     input_dim: int = Field(default=128, ge=1, description="components of a feature vector")
 
@@ -55,14 +55,14 @@ class WaveformNet(nn.Module):
         self.augment = SpectrogramAugmenter()
         self.stem = nn.ModuleList(
             [
-                MaskedConv2d(1, channels, mel_stride=2, frame_stride=1),
-                MaskedConv2d(channels, channels, mel_stride=2, frame_stride=2),
+                MaskedConv2d(1, channels, mel_stride=2, frame_stride=2),
                 MaskedConv2d(channels, channels * 2, mel_stride=2, frame_stride=1),
+                MaskedConv2d(channels * 2, channels * 3, mel_stride=2, frame_stride=2),
             ]
         )
-        self.flatten = MaskedConv1d(channels * 2 * config.num_mels // 8, hidden, kernel=1)
-        dilations = [2**i for i in range(config.num_blocks)]
-        self.blocks = nn.ModuleList([ResidualBlock(hidden, dilation, config.dropout) for dilation in dilations])
+        self.flatten = MaskedConv1d(channels * 3 * config.num_mels // 8, hidden, kernel=1)
+        dilations = [1 + i // 2 for i in range(config.num_blocks)]
+        self.blocks = nn.ModuleList([ResidualBlock(hidden, dilation) for dilation in dilations])
         self.widen = MaskedConv1d(hidden, hidden * 2, kernel=1)
         self.out = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(hidden * 6, config.width))
 
@@ -73,7 +73,7 @@ class WaveformNet(nn.Module):
             mel_BMF = normalise_utterance(mel_BMF, num_frames_B)
         if self.training:
             mel_BMF, num_frames_B = self.augment(mel_BMF, num_frames_B)
-        x = mel_BMF[:, None]
+        x = mel_BMF[:, None].to(memory_format=torch.channels_last)
         for layer in self.stem:
             x, num_frames_B = layer(x, num_frames_B)
         mask = frame_mask(num_frames_B, x.shape[-1])
@@ -121,10 +121,10 @@ class MaskedConv2d(nn.Module):
 class MaskedConv1d(nn.Module):
     """Convolution over frames, batch norm, ReLU; zeros beyond each utterance's end."""
 
-    def __init__(self, num_in: int, num_out: int, *, kernel: int, dilation: int = 1, groups: int = 1) -> None:
+    def __init__(self, num_in: int, num_out: int, *, kernel: int, dilation: int = 1) -> None:
         super().__init__()
         padding = dilation * (kernel // 2)
-        self.conv = nn.Conv1d(num_in, num_out, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+        self.conv = nn.Conv1d(num_in, num_out, kernel, padding=padding, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm1d(num_out)
 
     def forward(self, x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
@@ -132,17 +132,15 @@ class MaskedConv1d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Depthwise convolution over frames, then a mixing of channels, added to what came in."""
+    """Two convolutions over frames, added to what came in; not negative, zero beyond each utterance's end."""
 
-    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+    def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.over_time = MaskedConv1d(channels, channels, kernel=5, dilation=dilation, groups=channels)
-        self.mix = MaskedConv1d(channels, channels, kernel=1)
-        self.dropout = nn.Dropout(dropout)
+        self.first = MaskedConv1d(channels, channels, kernel=3, dilation=dilation)
+        self.second = MaskedConv1d(channels, channels, kernel=3, dilation=dilation)
 
     def forward(self, x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
-        mixed: Tensor = self.mix(self.over_time(x_BCF, mask_B1F), mask_B1F)
-        summed: Tensor = x_BCF + self.dropout(mixed)
+        summed: Tensor = x_BCF + self.second(self.first(x_BCF, mask_B1F), mask_B1F)
         return summed
 
 

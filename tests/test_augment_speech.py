@@ -1,0 +1,161 @@
+"""Augmented utterances stay speech of the same length and level, each effect does what its name says."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmir.network.augment_speech import (
+    SpectrogramAugmentation,
+    SpectrogramAugmenter,
+    SpeechAugmentation,
+    SpeechAugmenter,
+)
+
+NOTHING = SpeechAugmentation(
+    speed_share=0, room_share=0, tilt_db_per_octave=0, telephone_share=0, noise_share=0, clipping_share=0, shift_s=0
+)
+STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), num_bands=0, num_gaps=0)
+
+
+def augmenter(**settings: object) -> SpeechAugmenter:
+    """Only the named effects."""
+    return SpeechAugmenter(dataclasses.replace(NOTHING, **settings))  # type: ignore[arg-type]
+
+
+def tones(frequency_hz: float = 500.0, lengths: tuple[int, ...] = (16_000, 9_000)) -> tuple[Tensor, Tensor]:
+    """Sines f32[B,T] of level 0.5, zero-padded, and their lengths."""
+    time_T = torch.arange(max(lengths))
+    num_samples = torch.tensor(lengths)
+    tone = 0.5 * (2 * torch.pi * frequency_hz * time_T / 16_000).sin()
+    return tone[None] * (time_T[None] < num_samples[:, None]), num_samples
+
+
+def peak_hz(waveform_T: Tensor) -> float:
+    spectrum = torch.fft.rfft(waveform_T * torch.hann_window(len(waveform_T))).abs()
+    return float(spectrum.argmax()) * 16_000 / len(waveform_T)
+
+
+def test_without_effects_nothing_changes() -> None:
+    waveform, num_samples = tones()
+    changed, lengths = augmenter()(waveform, num_samples)
+    assert lengths.tolist() == num_samples.tolist()
+    torch.testing.assert_close(changed, waveform, rtol=0, atol=1e-5)
+
+
+def test_everything_at_once_gives_finite_padded_waveforms_repeatably() -> None:
+    waveform, num_samples = tones(lengths=(16_000, 9_000, 1, 160) * 8)
+    torch.manual_seed(3)
+    changed, lengths = SpeechAugmenter()(waveform, num_samples)
+    assert changed.isfinite().all()
+    assert changed.shape == (32, int(lengths.max()))
+    beyond = torch.arange(changed.shape[1])[None] >= lengths[:, None]
+    assert (changed[beyond] == 0).all()
+    assert changed.abs().max() < 5
+    torch.manual_seed(3)
+    torch.testing.assert_close(SpeechAugmenter()(waveform, num_samples)[0], changed, rtol=0, atol=0)
+    assert not torch.equal(SpeechAugmenter()(waveform, num_samples)[1], lengths)
+
+
+def test_silence_stays_finite() -> None:
+    changed, _ = SpeechAugmenter()(torch.zeros(4, 2_000), torch.full((4,), 2_000))
+    assert changed.isfinite().all()
+
+
+def test_speed_changes_length_and_pitch_together() -> None:
+    waveform, num_samples = tones(500.0)
+    changed, lengths = augmenter(speed_share=1, speed_range=(1.25, 1.25))(waveform, num_samples)
+    assert lengths.tolist() == [12_800, 7_200]
+    assert abs(peak_hz(changed[0]) - 625) < 3
+    assert abs(peak_hz(changed[1, :7_200]) - 625) < 3
+
+
+def test_silence_is_put_around() -> None:
+    torch.manual_seed(0)
+    waveform, num_samples = tones()
+    changed, lengths = augmenter(shift_s=0.2)(waveform, num_samples)
+    assert (lengths > num_samples).all()
+    assert (lengths <= num_samples + 6_400).all()
+    energy = changed.square().sum(dim=1) / waveform.square().sum(dim=1)
+    torch.testing.assert_close(energy, torch.ones(2), rtol=0.02, atol=0)
+
+
+def test_a_telephone_takes_low_and_high_frequencies_away() -> None:
+    telephone = augmenter(telephone_share=1)
+    for frequency_hz, kept in ((80.0, False), (1_000.0, True), (6_000.0, False)):
+        waveform, num_samples = tones(frequency_hz)
+        ratio = telephone(waveform, num_samples)[0][0, 4_000:12_000].square().mean() / 0.125
+        assert (ratio > 0.9) if kept else (ratio < 0.01)
+
+
+def test_a_tilt_stays_within_its_limit() -> None:
+    torch.manual_seed(0)
+    waveform, num_samples = tones(4_000.0, (8_000,) * 64)  # two octaves above 1 kHz
+    changed, _ = augmenter(tilt_db_per_octave=3.0)(waveform, num_samples)
+    gain_db = 10 * (changed[:, 2_000:6_000].square().mean(dim=1) / 0.125).log10()
+    assert gain_db.abs().max() < 6.1
+    assert gain_db.max() > 3
+    assert gain_db.min() < -3
+
+
+def test_noise_has_the_asked_ratio() -> None:
+    torch.manual_seed(0)
+    waveform, num_samples = tones(lengths=(32_000,) * 16)
+    changed, _ = augmenter(noise_share=1, snr_db=(10.0, 10.0))(waveform, num_samples)
+    noise = (changed - waveform).square().mean(dim=1)
+    signal_to_noise_db = 10 * (waveform.square().mean(dim=1) / noise).log10()
+    assert signal_to_noise_db.mean() == pytest.approx(10.0, abs=1.0)  # low noise varies: few of its waves fit
+    assert signal_to_noise_db.std() < 3
+
+
+def test_a_room_makes_sound_go_on() -> None:
+    torch.manual_seed(0)
+    waveform, num_samples = torch.zeros(2, 8_000), torch.full((2,), 8_000)
+    waveform[:, 100:400] = 0.5
+    changed, _ = augmenter(room_share=1, reverberation_s=(0.3, 0.3))(waveform, num_samples)
+    assert (changed[:, :100].abs() < 1e-4).all()
+    assert (changed[:, 600:1_600].abs().amax(dim=1) > 0.002).all()
+    early, late = (changed[:, start : start + 1_000].square().mean(dim=1) for start in (600, 4_600))
+    assert (late < early / 100).all()
+
+
+def test_clipping_cuts_the_peaks() -> None:
+    waveform, num_samples = tones()
+    changed, _ = augmenter(clipping_share=1, clipping_level=(0.4, 0.4))(waveform, num_samples)
+    torch.testing.assert_close(changed.abs().amax(dim=1), torch.full((2,), 0.2), rtol=0, atol=1e-3)
+
+
+def spectrograms() -> tuple[Tensor, Tensor]:
+    """One bright cell at mel 32, frame 40, on zeros; f32[3,64,100] with 100, 80 and 60 frames."""
+    mel = torch.zeros(3, 64, 100)
+    mel[:, 32, 40] = 1.0
+    return mel, torch.tensor([100, 80, 60])
+
+
+def test_a_still_spectrogram_stays() -> None:
+    mel, num_frames = spectrograms()
+    changed, lengths = SpectrogramAugmenter(STILL)(mel, num_frames)
+    assert lengths.tolist() == [100, 80, 60]
+    torch.testing.assert_close(changed, mel, rtol=0, atol=1e-4)
+
+
+def test_tempo_and_vocal_tract_move_a_cell() -> None:
+    mel, num_frames = spectrograms()
+    settings = dataclasses.replace(STILL, tempo_range=(0.8, 0.8), warp_range=(0.8, 0.8))
+    changed, lengths = SpectrogramAugmenter(settings)(mel, num_frames)
+    assert lengths.tolist() == [125, 100, 75]
+    assert changed.shape[2] == 125
+    assert divmod(int(changed[2].argmax()), 125) == (40, 50)
+    assert changed[2, :, 75:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("settings", "axis"), [({"num_bands": 1}, 1), ({"num_gaps": 1, "gap_share": 0.3}, 2)])
+def test_masks_take_whole_bands_or_frames(settings: dict[str, float], axis: int) -> None:
+    torch.manual_seed(0)
+    mel, num_frames = torch.ones(8, 64, 100), torch.full((8,), 100)
+    changed, _ = SpectrogramAugmenter(dataclasses.replace(STILL, **settings))(mel, num_frames)
+    assert set(changed.unique().tolist()) == {0.0, 1.0}
+    other = 3 - axis
+    assert (changed.amax(dim=other) == changed.amin(dim=other)).all()
+    assert 0.7 < changed.mean() < 1.0
