@@ -15,7 +15,7 @@ from cmir.network.build import build_network
 from cmir.network.bundle import load_bundle, save_bundle
 from cmir.network.cmirnet_model import CmirNet, unit_latent
 from cmir.network.embedder import Embedder
-from cmir.network.model import CmirNetConfig, NetworkConfig, SharedSpaceNet
+from cmir.network.model import CmirNetConfig, NetworkConfig
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.statistics import RunningStatistics
@@ -94,11 +94,6 @@ def test_prototypes_stand_for_labels_only() -> None:
     assert CmirNet(pan_ms_config()).unit_prototypes().shape == (0, 16)
     prototypes = CmirNet(rgb_speech_config()).unit_prototypes()
     torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(2))
-
-
-def test_the_architecture_decides_what_is_built() -> None:
-    assert isinstance(build_network(NetworkConfig(modalities=("pan",))), SharedSpaceNet)
-    assert isinstance(build_network(pan_ms_config()), CmirNet)
 
 
 @pytest.mark.parametrize(

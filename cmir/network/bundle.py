@@ -82,7 +82,7 @@ def save_bundle(
         METRICS_FILE: (json.dumps(metrics, indent=2) + "\n").encode(),
     }
     config = BundleConfig(
-        space_id=space_id_of(tensors, net.config, preprocessing),
+        space_id=space_id_of(tensors, net.config.model_dump(mode="json"), preprocessing.model_dump(mode="json")),
         code_version=cmir.__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         network=net.config,
@@ -106,9 +106,11 @@ def load_bundle(uri: str) -> Bundle:
     """
     config = read_config(uri)
     tensors_bytes = _verified(uri, TENSORS_FILE, config)
-    preprocessing = _parsed(uri, PREPROCESSING_FILE, _verified(uri, PREPROCESSING_FILE, config), Preprocessing)
+    preprocessing_bytes = _verified(uri, PREPROCESSING_FILE, config)
+    preprocessing = _parsed(uri, PREPROCESSING_FILE, preprocessing_bytes, Preprocessing)
     tensors = _tensors(uri, tensors_bytes)
-    seen = space_id_of(tensors, config.network, preprocessing)
+    network_as_stored = json.loads(_read(uri, CONFIG_FILE))["network"]
+    seen = space_id_of(tensors, network_as_stored, json.loads(preprocessing_bytes))
     if seen != config.space_id:
         what = "the bundle's space_id is not that of its content"
         raise _broken(uri, CONFIG_FILE, seen=seen, expected=config.space_id, what=what)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from cmir.archive.schema import Modality, Split
 from cmir.network.model import NetworkConfig
-from cmir.network.preprocessing import Preprocessing
 
 # Raise it with every change of decoding, preprocessing, towers or embedder that changes their results.
 SPACE_CODE_VERSION: Final = 1
@@ -61,10 +60,14 @@ class BundleConfig(BaseModel):
     sha256: dict[str, str]
 
 
-def space_id_of(tensors: Mapping[str, Tensor], network: NetworkConfig, preprocessing: Preprocessing) -> str:
+def space_id_of(
+    tensors: Mapping[str, Tensor], network: Mapping[str, JsonValue], preprocessing: Mapping[str, JsonValue]
+) -> str:
     """`s` and 16 hex digits of the sha256 over tensors (names, dtypes, shapes, bytes), both settings and code version.
 
-    `tensors` is a state dict; the order of its names and the device of the tensors do not matter.
+    `tensors` is a state dict; the order of its names and the device of the tensors do not matter. The settings are the
+    JSON objects as they stand in the files (NetworkConfig, Preprocessing): a field that a later version adds, with a
+    default, leaves the ids of earlier bundles alone.
     """
     digest = hashlib.sha256()
     for part in _parts(tensors, network, preprocessing):
@@ -73,13 +76,11 @@ def space_id_of(tensors: Mapping[str, Tensor], network: NetworkConfig, preproces
     return "s" + digest.hexdigest()[:16]
 
 
-def _parts(
-    tensors: Mapping[str, Tensor], network: NetworkConfig, preprocessing: Preprocessing
-) -> Iterable[bytes | memoryview]:
+def _parts(tensors: Mapping[str, Tensor], *settings: Mapping[str, JsonValue]) -> Iterable[bytes | memoryview]:
     yield f"space code {SPACE_CODE_VERSION}".encode()
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+        array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())  # a scalar counts as one element
         yield f"{name} {array.dtype.newbyteorder('<').str} {array.shape}".encode()
         yield array.reshape(-1).view(np.uint8).data
-    for settings in (network, preprocessing):
-        yield json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+    for part in settings:
+        yield json.dumps(part, sort_keys=True, separators=(",", ":")).encode()
