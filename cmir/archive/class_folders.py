@@ -82,7 +82,11 @@ def scene_ids(images: Sequence[ImageFile]) -> dict[str, str]:
     """
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         glimpses = list(readers.map(_glimpse, images, chunksize=16))
-    pairs = [*_same_place(images), *_same_footprint(glimpses), *_same_pixels(images, glimpses)]
+    pairs = [
+        *_same_place(images),
+        *overlapping_footprints([glimpse.footprint for glimpse in glimpses]),
+        *_same_pixels(images, glimpses),
+    ]
     firsts = grouped(len(images), pairs)
     return {image.key: make_group_id("ground", images[firsts[i]].place) for i, image in enumerate(images)}
 
@@ -132,18 +136,19 @@ def _same_place(images: Sequence[ImageFile]) -> Iterator[tuple[int, int]]:
             yield first[image.place], i
 
 
-def _same_footprint(glimpses: Sequence[_Glimpse]) -> Iterator[tuple[int, int]]:
-    known = [(i, glimpse.footprint) for i, glimpse in enumerate(glimpses) if glimpse.footprint is not None]
-    footprints = np.array([footprint for _, footprint in known], dtype=object)
-    if len(footprints) < 2:
+def overlapping_footprints(polygons: Sequence[shapely.Polygon | None]) -> Iterator[tuple[int, int]]:
+    """Places (a, b), a < b, of polygons that share more than a hundredth of the smaller; None lies nowhere."""
+    known = [i for i, polygon in enumerate(polygons) if polygon is not None]
+    if len(known) < 2:
         return
+    footprints = np.array([polygons[i] for i in known], dtype=object)
     left, right = STRtree(footprints).query(footprints, predicate="intersects")
     shared = shapely.area(shapely.intersection(footprints[left], footprints[right]))
     smaller = np.minimum(shapely.area(footprints[left]), shapely.area(footprints[right]))
     enough = shared > MIN_FOOTPRINT_SHARE * smaller
     for a, b in zip(left[enough].tolist(), right[enough].tolist(), strict=True):
         if a < b:
-            yield known[a][0], known[b][0]
+            yield known[a], known[b]
 
 
 def _same_pixels(images: Sequence[ImageFile], glimpses: Sequence[_Glimpse]) -> Iterator[tuple[int, int]]:

@@ -8,14 +8,12 @@ a complete table of zeros and ones is refused, since a shifted column would labe
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import h5py
 import numpy as np
-import scipy.io
-from numpy.typing import NDArray
 
 from cmir.archive import storage
+from cmir.archive.matlab import read_matrices
 from cmir.archive.vocabulary import UCMERCED_LABELS
 from cmir.errors import DataError
 
@@ -48,7 +46,6 @@ UCMERCED_CLASSES: Final = (
 _IMAGES_PER_CLASS: Final = 100
 _FLAGS: Final[Mapping[str, int]] = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _ONE_OF_17: Final = {"".join(c for c in label if c.isalnum()): label for label in UCMERCED_LABELS}
-_HDF5_MAGIC: Final = b"\x89HDF"
 
 Labels = Mapping[str, tuple[str, ...]]
 
@@ -140,7 +137,7 @@ def _labels_of_row(row: Sequence[str], columns: Sequence[str], where: str) -> tu
 def _from_matlab(data: bytes, uri: str) -> Labels:
     num_images = len(UCMERCED_CLASSES) * _IMAGES_PER_CLASS
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, values in _matlab_variables(data, uri).items():
+    for name, values in read_matrices(data, uri).items():
         shapes[name] = values.shape
         if sorted(values.shape) == [len(UCMERCED_LABELS), num_images] and np.isin(values, (0, 1)).all():
             flags = values if values.shape[1] == num_images else values.T
@@ -151,21 +148,3 @@ def _from_matlab(data: bytes, uri: str) -> Labels:
             }
     expected = f"a {len(UCMERCED_LABELS)} x {num_images} table of 0 and 1"
     raise DataError("no label table in MATLAB file", seen=shapes or "no matrices", expected=expected, where=uri)
-
-
-def _matlab_variables(data: bytes, uri: str) -> dict[str, NDArray[Any]]:
-    """The numeric matrices of a MATLAB file of either version."""
-    try:
-        if data[:4] == _HDF5_MAGIC or data[512:516] == _HDF5_MAGIC:
-            with h5py.File(io.BytesIO(data), "r") as file:
-                found = {name: np.asarray(node) for name, node in file.items() if isinstance(node, h5py.Dataset)}
-        else:
-            found = scipy.io.loadmat(io.BytesIO(data))
-    except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise DataError("MATLAB file cannot be read", seen=f"{type(error).__name__}: {error}", where=uri) from error
-    dense = {
-        name: v.toarray() if hasattr(v, "toarray") else v for name, v in found.items() if not name.startswith("__")
-    }
-    return {
-        name: v for name, v in dense.items() if isinstance(v, np.ndarray) and v.ndim == 2 and v.dtype.kind in "biuf"
-    }

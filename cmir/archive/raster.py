@@ -9,7 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_geom
 
-from cmir.archive.sensors import band_names, canonical_band
+from cmir.archive import storage
+from cmir.archive.sensors import band_names, band_wavelength, canonical_band
 from cmir.errors import DataError
 
 Pixels = NDArray[Any]
@@ -111,11 +112,27 @@ def to_native(pixels: Pixels, where: str = "raster") -> Pixels:
 @contextmanager
 def open_dataset(data: bytes, where: str) -> Iterator["rasterio.io.DatasetReader"]:
     """A rasterio dataset over bytes; its errors become DataError, and having no georeference is no warning."""
+    with _reading(where), rasterio.MemoryFile(data) as memory, memory.open() as dataset:
+        yield dataset
+
+
+@contextmanager
+def open_file(uri: str) -> Iterator["rasterio.io.DatasetReader"]:
+    """A rasterio dataset over a file, read by windows; from object storage by ranges. Errors as `open_dataset`."""
+    if not storage.exists(uri):
+        raise DataError("input not found", seen="nothing", expected="a raster file", where=uri)
+    with ExitStack() as stack:
+        stack.enter_context(_reading(uri))
+        file = stack.enter_context(storage.open_input(uri)) if storage.is_s3(uri) else str(storage.local_path(uri))
+        yield stack.enter_context(rasterio.open(file))
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.MemoryFile(data) as memory, memory.open() as dataset:
-                yield dataset
+            yield
     except (RasterioError, rasterio.errors.CRSError) as error:
         raise DataError("raster cannot be decoded", seen=_first_line(error), where=where) from error
 
@@ -141,15 +158,16 @@ def acquired_at_of(dataset: "rasterio.io.DatasetReader") -> datetime | None:
     return None
 
 
-def bands_of(dataset: "rasterio.io.DatasetReader") -> tuple[str, ...]:
-    """Band names of a dataset: its descriptions, else its colour interpretation, else the usual ones of that number."""
-    if all(dataset.descriptions):
-        return tuple(canonical_band(name) for name in dataset.descriptions)
+def bands_of(dataset: "rasterio.io.DatasetReader", sensor: str | None = None) -> tuple[str, ...]:
+    """Band names of a dataset: its descriptions, else its colours, else the sensor's or the usual ones."""
+    described = tuple(canonical_band(name or "") for name in dataset.descriptions)
+    if all(described) and any(band_wavelength(name, sensor) for name in described):
+        return described
     colours = [interp.name for interp in dataset.colorinterp]
     if colours[:3] == ["red", "green", "blue"]:
         rest = ["nir" if i == 3 else f"band_{i + 1}" for i in range(3, dataset.count)]
         return (*colours[:3], *rest)
-    return band_names(dataset.count)
+    return band_names(dataset.count, sensor)
 
 
 def _load_tiff(data: bytes, where: str) -> Raster:
