@@ -9,10 +9,9 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from cmir.archive.schema import THUMBNAIL_SCHEMA, gallery_schema
+from cmir.archive.schema import gallery_schema
 from cmir.errors import GalleryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.ledger import shard_of
@@ -66,28 +65,6 @@ def test_committing_twice_is_committing_once(tmp_path: Path) -> None:
     assert ids_of(space) == ids_of_pieces(names)
 
 
-def test_writer_that_lost_the_race_adds_only_what_is_missing(tmp_path: Path) -> None:
-    first = space_at(tmp_path)
-    stale = commits.open_table(first.uri)
-    first.commit([committed(piece_name("a", 0))])
-    looked_at: list[int] = []
-
-    def choose(dataset: object) -> commits.Addition:  # the first look sees the version before the other writer
-        seen = stale if not looked_at else commits.open_table(first.uri)
-        looked_at.append(seen.version)
-        wanted = committed(piece_name("a", 0)).rows if seen.count_rows() == 0 else gallery_schema(DIM).empty_table()
-        return commits.Addition(("a",), wanted)
-
-    original = commits.open_table
-    try:
-        commits.open_table = lambda uri, version=None: stale if not looked_at else original(uri, version)  # type: ignore[assignment]
-        commits.add_absent(first.uri, choose)
-    finally:
-        commits.open_table = original
-    assert len(looked_at) == 2
-    assert ids_of(first) == ids_of_pieces([piece_name("a", 0)])
-
-
 def _write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
     space = space_at(uri)
     names = [piece_name("a", i) for i in range(num_pieces)]
@@ -96,15 +73,15 @@ def _write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
         space.commit([committed(name) for name in names[start : start + 2 + seed]])
 
 
-def test_four_processes_over_the_same_pieces_double_nothing(tmp_path: Path) -> None:
+def test_three_processes_that_begin_at_once_double_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    uri, num_pieces = str(tmp_path / "gallery"), 18
-    writers = [context.Process(target=_write_overlapping, args=(uri, seed, num_pieces)) for seed in range(4)]
+    uri, num_pieces = str(tmp_path / "gallery"), 15
+    writers = [context.Process(target=_write_overlapping, args=(uri, seed, num_pieces)) for seed in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(120)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     names = [piece_name("a", i) for i in range(num_pieces)]
     space = space_at(uri)
     assert ids_of(space) == ids_of_pieces(names)
@@ -145,45 +122,6 @@ def _count(uri: str) -> int:
     return commits.open_table(table).count_rows() if commits.exists_table(table) else 0
 
 
-def test_commit_conflicts_with_compaction_and_passes_an_index_build(tmp_path: Path) -> None:
-    space = space_at(tmp_path)
-    for i in range(4):
-        space.commit([committed(piece_name("a", i), 80)])
-    stale = space.dataset()
-    space.dataset().create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=2)
-    new = commits._write(stale, piece_rows(piece_name("a", 4), 80))
-    commits._commit(stale, new)
-    assert space.count_rows() == 400
-    stale = space.dataset()
-    space.dataset().optimize.compact_files()
-    with pytest.raises(OSError, match=r"(?i)conflict") as raised:
-        commits._commit(stale, new)
-    assert commits.is_conflict(raised.value)
-    space.commit([committed(piece_name("a", 4), 80), committed(piece_name("a", 5), 80)])
-    assert ids_of(space) == ids_of_pieces([piece_name("a", i) for i in range(6)], 80)
-
-
-def test_piece_of_which_no_row_survived_is_committed(tmp_path: Path) -> None:
-    space = space_at(tmp_path)
-    space.commit([committed(piece_name("a", 0), 0, 7), committed(piece_name("a", 1), 5, 2)])
-    space.commit([committed(piece_name("a", 0), 0, 7)])
-    assert space.committed_pieces() == {piece_name("a", 0), piece_name("a", 1)}
-    entries = {entry.piece_id: entry for entry in space.gallery.ledger.entries(SPACE)}
-    assert [entries[piece_name("a", i)].num_quarantined for i in range(2)] == [7, 2]
-    assert space.count_rows() == 5
-
-
-def test_ledger_survives_compaction_and_clean_up(tmp_path: Path) -> None:
-    space = space_at(tmp_path)
-    for i in range(5):
-        space.commit([committed(piece_name("a", i), i)])
-    dataset = space.dataset()
-    dataset.optimize.compact_files()
-    dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
-    assert space.committed_pieces() == {piece_name("a", i) for i in range(5)}
-    assert space_at(tmp_path).committed_pieces() == {piece_name("a", i) for i in range(5)}
-
-
 def test_changed_shard_replaces_its_rows(tmp_path: Path) -> None:
     space = space_at(tmp_path)
     old = [piece_name("a", i) for i in range(3)]
@@ -200,15 +138,6 @@ def test_changed_shard_replaces_its_rows(tmp_path: Path) -> None:
     assert space.drop_stale({"a": VERSION_2}) == 0
 
 
-def test_fragment_ids_are_not_used_again_after_a_deletion(tmp_path: Path) -> None:
-    space = space_at(tmp_path)
-    space.commit([committed(piece_name("a", 0))])
-    space.commit([committed(piece_name("b", 0))])
-    space.prune(["b"])
-    space.commit([committed(piece_name("c", 0))])
-    assert [fragment.fragment_id for fragment in space.dataset().get_fragments()] == [0, 2]
-
-
 def test_prune_counts_before_it_drops(tmp_path: Path) -> None:
     space = space_at(tmp_path)
     shards = {"a": "/in/one/a.parquet", "b": "/in/one/b.parquet", "c": "/in/onetwo/c.parquet"}
@@ -223,23 +152,6 @@ def test_prune_counts_before_it_drops(tmp_path: Path) -> None:
     assert space.prune(gone.shard_ids) == 20
     assert ids_of(space) == ids_of_pieces([piece_name("a", 0), piece_name("c", 0)])
     assert space.gone_shards(["/in/one"], present={"a"}).num_rows == 0
-
-
-def test_thumbnails_are_added_once(tmp_path: Path) -> None:
-    gallery = space_at(tmp_path).gallery
-    batch = pa.table({"item_id": ["a", "b", "a"], "webp": [b"1", b"2", b"3"]}, schema=THUMBNAIL_SCHEMA)
-    assert gallery.add_thumbnails(batch) == 2
-    assert gallery.add_thumbnails(batch) == 0
-    more = pa.table({"item_id": ["b", "c"], "webp": [b"x", b"4"]}, schema=THUMBNAIL_SCHEMA)
-    assert gallery.add_thumbnails(more) == 1
-    found = commits.open_table(gallery.table_uri("thumbnails")).to_table().sort_by("item_id").to_pylist()
-    assert [(row["item_id"], row["webp"]) for row in found] == [("a", b"1"), ("b", b"2"), ("c", b"4")]
-
-
-def test_thumbnail_over_four_kilobytes_is_refused(tmp_path: Path) -> None:
-    batch = pa.table({"item_id": ["a"], "webp": [b"x" * 4097]}, schema=THUMBNAIL_SCHEMA)
-    with pytest.raises(GalleryError, match="4097 bytes"):
-        Gallery.create(str(tmp_path)).add_thumbnails(batch)
 
 
 def test_one_gallery_holds_several_spaces(tmp_path: Path) -> None:
