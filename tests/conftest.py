@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - its plug-in imports it at the session's end, where CPython 3.11 may fail to compile it
 import numpy as np
 import pytest
 
