@@ -108,6 +108,8 @@ def test_a_wav_of_unknown_length_is_read_to_its_end() -> None:
 
 WAV = encoded(tone(), 16_000, "WAV", "PCM_16")
 FLAC = encoded(tone(), 16_000, "FLAC")
+NOISE = np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
+OGG, MP3 = encoded(NOISE, 16_000, "OGG"), encoded(NOISE, 16_000, "MP3")
 NAN = np.where(np.arange(8_000) == 100, np.nan, tone()).astype(np.float32)
 
 
@@ -120,7 +122,11 @@ NAN = np.where(np.arange(8_000) == 100, np.nan, tone()).astype(np.float32)
         (WAV[:44], "cut short: seen 0 bytes of chunk 'data', expected 16000"),
         (WAV[:5_000], "cut short: seen 4956 bytes of chunk 'data', expected 16000"),
         (FLAC[: len(FLAC) // 2], "cannot decode speech|cut short"),
+        (OGG[: len(OGG) // 2], "ogg file is cut short"),
+        (OGG[:-5], "ogg file is cut short"),
+        (MP3[: len(MP3) // 2], "speech is cut short: seen .* expected the 16000 of its header"),
         (recorded(tone(1.0, 48_000), "webm", "libopus")[:60], "cannot decode speech"),
+        (recorded(tone(1.0, 48_000), "mp4", "aac")[:-200], "cannot decode speech"),
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "cannot decode speech"),
         (b"not audio at all", "cannot decode speech"),
         (encoded(np.zeros(0, np.float32), 16_000, "WAV"), "no samples"),

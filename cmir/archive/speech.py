@@ -163,12 +163,13 @@ def _file_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
     if not data:
         raise DataError("cannot decode speech", seen="0 bytes", expected="an audio file")
     _refuse_cut_riff(data)
+    _refuse_cut_ogg(data)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if 0 < file.frames < 2**40:  # a length that the header does not know reads as a huge one
                 _refuse_longer(file.frames, file.samplerate)
             samples = file.read(int(MAX_SECONDS * file.samplerate) + 1, dtype="float32", always_2d=True)
-            _refuse_missing(len(samples), file.frames, file.format)
+            _refuse_missing(len(samples), file.frames, file.format, data)
             return samples, file.samplerate
     except soundfile.LibsndfileError as error:
         if data[:4] in (b"RIFF", b"RF64", b"fLaC"):  # a kind it reads: no second opinion from a more lenient reader
@@ -185,8 +186,12 @@ def _stored_encoding(data: bytes) -> str | None:
     return {b"fLaC": "flac", b"OggS": "ogg"}.get(data[:4])
 
 
-def _refuse_missing(num_read: int, num_promised: int, kind: str) -> None:
-    if kind in ("FLAC", "WAV", "WAVEX", "AIFF") and num_read < num_promised < 2**40:
+def _refuse_missing(num_read: int, num_promised: int, kind: str, data: bytes) -> None:
+    """A header that counts the samples must be right; of an mp3 only one that an encoder's Xing tag counts does."""
+    counted = kind in ("FLAC", "WAV", "WAVEX", "AIFF") or (
+        kind == "MP3" and (b"Xing" in data[:4096] or b"Info" in data[:4096])
+    )
+    if counted and num_read < num_promised < 2**40:
         raise DataError("speech is cut short", seen=f"{num_read} samples", expected=f"the {num_promised} of its header")
 
 
@@ -208,6 +213,17 @@ def _refuse_cut_riff(data: bytes) -> None:
     raise DataError("wav file is cut short", seen=f"{len(data)} bytes without a data chunk", expected="a data chunk")
 
 
+def _refuse_cut_ogg(data: bytes) -> None:
+    """The last page of an Ogg stream must be whole: its table of segments tells its length (RFC 3533, section 6)."""
+    last = data.rfind(b"OggS")
+    if data[:4] != b"OggS":
+        return
+    num_segments = data[last + 26] if last + 26 < len(data) else 255
+    page = 27 + num_segments + sum(data[last + 27 : last + 27 + num_segments])
+    if last + page > len(data):
+        raise DataError("ogg file is cut short", seen=f"{len(data) - last} bytes of a page", expected=f"{page} bytes")
+
+
 def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
     """Any container and codec of FFmpeg -> f32[T,channels] and its rate; stops where the limit is passed.
 
@@ -220,10 +236,10 @@ def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
     num_samples = 0
     try:
         with av.open(io.BytesIO(data)) as container:
-            if not container.streams.audio:
+            stream = next(iter(container.streams.audio), None)
+            if stream is None or stream.codec_context is None:  # the header may be whole and name no codec
                 raise DataError("cannot decode speech", seen="a file without sound", expected="an audio file")
-            stream = container.streams.audio[0]
-            rate_hz = int(stream.rate or 0)
+            rate_hz = int(stream.codec_context.sample_rate or 0)
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(stream):
                 num_samples += frame.samples
