@@ -116,15 +116,17 @@ class Client:
         *,
         modality: Modality | None = None,
         sensor: str | None = None,
+        gsd_m: float | None = None,
         target: Sequence[Modality] = (),
         k: int = 10,
         filters: Json | None = None,
     ) -> Answer:
         """Hits for an image file (png, jpeg, webp, tiff).
 
-        `modality` is told by its bands unless given; `sensor` is the one it was taken by, as the archive names it.
+        `modality` is told by its bands unless given; `sensor` is the one it was taken by, as the archive names it,
+        `gsd_m` its ground sampling distance in metres.
         """
-        given = {"modality": modality, "image_sensor": sensor}
+        given = {"modality": modality, "image_sensor": sensor, "image_gsd_m": gsd_m}
         told = {name: value for name, value in given.items() if value is not None}
         return self._search_file("/v1/search/image", data, {**told, **_query_string(target, k, filters)})
 

@@ -1,7 +1,8 @@
 """`python -m serve --gallery URI [...]`: the service on a Ray of its own on this machine, until it is told to end.
 
 For a laptop and for `cmir serve`; on a cluster the same application runs by `serve run` or a RayService. Everything
-listens on loopback unless --host says otherwise. Exit 2 where the service is refused before it starts, 1 where it
+listens on loopback unless --host says otherwise; RAY_SERVE_ENABLE_HA_PROXY=1 saves some 5 ms a request, but HAProxy
+opens its statistics (ports 8404 and 9101) to the network, so it is for machines behind a firewall. Exit 2 where the service is refused before it starts, 1 where it
 fails to start.
 """
 
@@ -48,7 +49,6 @@ def serve_here(
 ) -> None:
     """Serve a gallery until interrupted."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
-    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")  # read when Ray Serve is imported; saves 5 ms a request
     import ray
     from ray import serve
 
@@ -72,6 +72,7 @@ def serve_here(
         address="local",
         include_dashboard=False,
         logging_level=logging.WARNING,
+        log_to_driver=False,  # Ray keeps the logs of its processes in its session folder
         _node_ip_address="127.0.0.1",
         object_store_memory=256 * 2**20,
     )

@@ -19,6 +19,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from cmir.archive import storage
 from cmir.errors import CmirError
 from cmir.network.embedder import Device, Embedder, Prepared
 from serve.asgi import create_app
@@ -40,18 +41,18 @@ class ServeArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gallery: str = Field(description="URI of the gallery; what is published there is served")
-    bundle: str | None = Field(None, description="URI of the bundle; default: the one that was published")
+    bundle: str | None = Field(default=None, description="URI of the bundle; default: the one that was published")
     composition: Literal["fused", "split"] = "fused"
     device: Device = "auto"
-    min_replicas: int = Field(1, ge=0, description="of the deployment that takes requests; 0 scales to zero")
-    max_replicas: int = Field(1, ge=1)
-    min_encoders: int = Field(1, ge=0, description="split: replicas that encode")
-    max_encoders: int = Field(1, ge=1)
-    num_cpus: float = Field(1.0, ge=0, description="CPUs reserved by a replica")
-    num_gpus: float = Field(0.0, ge=0, description="GPUs reserved by a replica that encodes")
-    api_keys_file: Path | None = Field(None, description="hashed keys, see serve/keys.py; default: open to all")
+    min_replicas: int = Field(default=1, ge=0, description="of the deployment that takes requests; 0 scales to zero")
+    max_replicas: int = Field(default=1, ge=1)
+    min_encoders: int = Field(default=1, ge=0, description="split: replicas that encode")
+    max_encoders: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0, description="CPUs reserved by a replica")
+    num_gpus: float = Field(default=0.0, ge=0, description="GPUs reserved by a replica that encodes")
+    api_keys_file: Path | None = Field(default=None, description="hashed keys, see serve/keys.py; default: open to all")
     cors_origins: tuple[str, ...] = ()
-    poll_s: float = Field(2.0, gt=0, le=5, description="how often to look for a new publish, seconds")
+    poll_s: float = Field(default=2.0, gt=0, le=5, description="how often to look for a new publish, seconds")
     limits: Limits = Limits()
 
 
@@ -136,7 +137,8 @@ def build(args: ServeArgs) -> Application:
     given is of another space, ConfigError where the keys file admits nobody.
     """
     keys_file = args.api_keys_file or os.environ.get("CMIR_API_KEYS_FILE")
-    args = args.model_copy(update={"api_keys_file": Path(keys_file) if keys_file else None})
+    places = {"gallery": storage.absolute(args.gallery), "bundle": args.bundle and storage.absolute(args.bundle)}
+    args = args.model_copy(update={**places, "api_keys_file": Path(keys_file).absolute() if keys_file else None})
     check_bundle(args.gallery, args.bundle)
     if args.api_keys_file:
         KeyRing(args.api_keys_file)

@@ -187,7 +187,8 @@ def png(image: np.ndarray) -> bytes:
 def tone(seed: int, seconds: float = 0.25) -> np.ndarray:
     """f32[T] at 16 kHz, values that 16-bit PCM holds exactly."""
     times = np.arange(int(16_000 * seconds)) / 16_000
-    return (np.round(8192 * np.sin(2 * np.pi * (200 + 50 * seed) * times)) / 32768).astype(np.float32)
+    levels = np.round(8192 * np.sin(2 * np.pi * (200 + 50 * seed) * times)).astype(np.int16)  # no negative zeros
+    return levels.astype(np.float32) / np.float32(32768)
 
 
 def wav(samples: np.ndarray, kind: str = "WAV") -> bytes:

@@ -1,0 +1,104 @@
+"""The Serve application: its arguments, what it refuses before it starts, and both compositions on a real cluster."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cmir.errors import ConfigError, GalleryError, SpaceMismatchError
+from cmir.network.embedder import Embedder
+from serve.app import ServeArgs, build
+from tests.serve_doubles import pixels, png, tone, wav
+from tests.serve_real import make_bundle, media, publish_gallery, published
+
+PORT = 18_642
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return published(tmp_path_factory.mktemp("app"))
+
+
+def test_arguments_come_as_the_command_line_gives_them() -> None:
+    args = ServeArgs.model_validate({"gallery": "g", "max_replicas": "4", "num_gpus": "0.5", "composition": "split"})
+    assert (args.max_replicas, args.num_gpus, args.bundle, args.limits.max_in_flight) == (4, 0.5, None, 64)
+    assert ServeArgs.model_validate({"gallery": "g", "limits": {"max_audio_s": 5}}).limits.max_audio_s == 5
+    for wrong in ({"composition": "fussed"}, {"galery": "g"}, {"limits": {"max_pixel": 1}}, {"poll_s": 60}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            ServeArgs.model_validate({"gallery": "g", **wrong})
+
+
+@pytest.mark.parametrize(("composition", "num_deployments"), [("fused", 1), ("split", 2)])
+def test_an_application_is_built(places: tuple[str, str], composition: str, num_deployments: int) -> None:
+    args = ServeArgs.model_validate({"gallery": places[1], "bundle": places[0], "composition": composition})
+    application = build(args)
+    assert application._bound_deployment.name == "cmir"
+    bound = application._bound_deployment.init_args
+    assert len(bound) == num_deployments  # the arguments, and the encoders where they are apart
+
+
+def test_it_is_refused_before_it_starts(
+    places: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(str(tmp_path / "other"), seed=8)
+    with pytest.raises(SpaceMismatchError, match="another space than the published gallery"):
+        build(ServeArgs(gallery=places[1], bundle=str(tmp_path / "other")))
+    with pytest.raises(GalleryError, match="not published"):
+        build(ServeArgs(gallery=str(tmp_path)))
+    monkeypatch.setenv("CMIR_API_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(ConfigError, match="no API key can be read"):
+        build(ServeArgs(gallery=places[1]))
+
+
+@pytest.fixture(scope="module")
+def services(ray_cluster: str, places: tuple[str, str]) -> Iterator[dict[str, str]]:
+    """Both compositions on one cluster; their URLs."""
+    from ray import serve
+
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT, "location": "HeadOnly"})
+    for composition in ("fused", "split"):
+        args = ServeArgs.model_validate(
+            {"gallery": places[1], "composition": composition, "device": "cpu", "num_cpus": 0.1, "poll_s": 0.5}
+        )
+        serve.run(build(args), name=composition, route_prefix=f"/{composition}")
+    yield {composition: f"http://127.0.0.1:{PORT}/{composition}" for composition in ("fused", "split")}
+    serve.shutdown()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_both_compositions_answer_the_same_and_take_up_a_publish(
+    services: dict[str, str], places: tuple[str, str], tmp_path: Path
+) -> None:
+    def ask(url: str) -> tuple[list[str], list[str], str]:
+        image = httpx.post(f"{url}/v1/search/image?target=rgb", content=png(pixels("rgb", 3)), timeout=60)
+        speech = httpx.post(f"{url}/v1/search/speech?target=speech", content=wav(tone(2)), timeout=60)
+        assert (image.status_code, speech.status_code) == (200, 200), (image.text, speech.text)
+        both = [[hit["item_id"] for hit in response.json()["hits"]] for response in (image, speech)]
+        return both[0], both[1], image.json()["space_id"]
+
+    fused, split = (ask(services[name]) for name in ("fused", "split"))
+    assert fused == split
+    assert (fused[0][0], fused[1][0]) == ("rgb-3", "speech-2")
+    expected = Embedder.open(places[0], device="cpu").embed([media("rgb", 3)])[0]
+    for url in services.values():
+        told = httpx.post(f"{url}/v1/embed/rgb", content=png(pixels("rgb", 3)), timeout=60).json()
+        np.testing.assert_allclose(told["vector"], expected, atol=1e-5)
+        refused = httpx.post(f"{url}/v1/search/image", content=b"GIF89a", timeout=60)
+        assert (refused.status_code, refused.headers["content-type"]) == (415, "application/problem+json")
+        assert httpx.get(f"{url}/readyz", timeout=60).status_code == 200
+        assert "cmir" in httpx.get(f"{url}/", timeout=60).text
+
+    second = str(tmp_path / "bundle")
+    make_bundle(second, seed=6)
+    space_id = publish_gallery(places[1], second).space_id
+    deadline = time.monotonic() + 30  # 10 s is the promise; the machine of a test may be busy with others
+    waiting = dict(services)
+    while waiting:
+        assert time.monotonic() < deadline, waiting
+        waiting = {name: url for name, url in waiting.items() if ask(url)[2] != space_id}
+    assert ask(services["fused"]) == ask(services["split"])

@@ -1,0 +1,109 @@
+"""The parts by themselves: decoding off the loop, encoders of several bundles, searches that share a call."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmir.errors import DataError
+from cmir.gallery.filters import Filters
+from cmir.network.embedder import Embedder
+from serve.deployments import Decoder, EncoderPool, Finder, LocalEncoder, Wanted
+from serve.limits import Limits
+from serve.media import ImageHints
+from serve.metrics import Metrics
+from serve.query import ImageBytes
+from tests.serve_doubles import FakeEmbedder, FakeSearcher, gallery_rows, pixels, png, vector_of
+from tests.serve_real import make_bundle, media
+
+LIMITS = Limits()
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+def test_the_loop_goes_on_while_an_image_is_decoded(executor: Executor) -> None:
+    async def talk() -> int:
+        decoder, turns = Decoder(limits=LIMITS, executor=executor), 0
+        source = ImageBytes(png(pixels("rgb", 0, 1500)), ImageHints())
+        decoding = asyncio.ensure_future(decoder.decode(source, FakeEmbedder()))
+        while not decoding.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert (await decoding).modality == "rgb"
+        return turns
+
+    assert asyncio.run(talk()) > 5
+
+
+def test_an_image_that_cannot_be_decoded_is_a_data_error(executor: Executor) -> None:
+    source = ImageBytes(png(pixels("rgb", 0))[:-30], ImageHints())
+    with pytest.raises(DataError, match="cannot be decoded"):
+        asyncio.run(Decoder(limits=LIMITS, executor=executor).decode(source, FakeEmbedder()))
+
+
+def test_the_encoder_batches_up_to_its_limit(executor: Executor) -> None:
+    embedder = FakeEmbedder()
+    prepared = [embedder.pre(media("pan", i)) for i in range(6)]
+
+    async def talk() -> list[np.ndarray]:
+        limits = Limits(max_encode_items=4)
+        encoder = LocalEncoder(embedder, executor=executor, limits=limits, metrics=Metrics())
+        return [timed.result for timed in await asyncio.gather(*map(encoder.encode, prepared))]
+
+    for i, vector in enumerate(asyncio.run(talk())):
+        np.testing.assert_array_equal(vector, vector_of(pixels("pan", i).tobytes()))
+    assert max(embedder.batch_sizes) <= 4
+    assert len(embedder.batch_sizes) <= 3
+
+
+def test_searches_share_a_call_only_where_all_their_wishes_are_equal(executor: Executor) -> None:
+    searcher = FakeSearcher(gallery_rows())
+    water, pavement = Filters(labels=("water",)), Filters(labels=("pavement",))
+    wishes = [
+        (("rgb",), 2, None), (("rgb",), 2, None), (("ms",), 2, None), (("rgb",), 3, None), (("rgb",), 2, water),
+        (("rgb",), 2, pavement), (("rgb",), 2, Filters(labels=("water",))),
+    ]  # fmt: skip
+
+    async def talk() -> list[list[str]]:
+        finder = Finder(searcher, executor=executor, limits=LIMITS, metrics=Metrics())
+        queries = [
+            Wanted(vector_of(bytes([i])), targets, k, filters)  # type: ignore[arg-type]
+            for i, (targets, k, filters) in enumerate(wishes)
+        ]
+        first = asyncio.ensure_future(finder.find(queries[0]))  # the others wait for it, and so for each other
+        rest = [asyncio.ensure_future(finder.find(query)) for query in queries[1:]]
+        return [[hit.item_id for hit in (await found).result] for found in (first, *rest)]
+
+    found = asyncio.run(talk())
+    for i, ((targets, k, filters), hits) in enumerate(zip(wishes, found, strict=True)):
+        [alone] = FakeSearcher(gallery_rows()).search(
+            vector_of(bytes([i]))[None], targets=targets, k=k, filters=filters
+        )
+        assert hits == [hit.item_id for hit in alone]
+    assert sum(call[0] for call in searcher.calls) == len(wishes)
+    together = [call for call in searcher.calls if call[0] > 1]
+    assert [call[3] for call in together if call[3]] == [water]
+
+
+def test_an_encoder_pool_keeps_the_newest_bundles_and_loads_what_is_asked_for(tmp_path: Path) -> None:
+    uris = [str(tmp_path / f"bundle-{seed}") for seed in range(3)]
+    for seed, uri in enumerate(uris):
+        make_bundle(uri, seed=seed)
+    item = media("ms", 0)
+    expected = [Embedder.open(uri, device="cpu").embed([item])[0] for uri in uris]
+    prepared = Embedder.open(uris[0], device="cpu").pre(item)
+
+    async def talk() -> list[np.ndarray]:
+        pool = EncoderPool(device="cpu", limits=LIMITS, metrics=Metrics())
+        await asyncio.gather(pool.warm(uris[0]), pool.warm(uris[0]))
+        return [(await pool.encode(prepared, uris[i])).result for i in (0, 1, 2, 0)]
+
+    for seen, i in zip(asyncio.run(talk()), (0, 1, 2, 0), strict=True):
+        np.testing.assert_allclose(seen, expected[i], atol=1e-6)

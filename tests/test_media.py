@@ -1,0 +1,182 @@
+"""What a query's bytes are is told by themselves: kinds, modalities, sizes, refusals."""
+
+import io
+import struct
+import zlib
+
+import av
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.enums import ColorInterp
+
+from cmir.archive.imagery import decode_chip
+from cmir.archive.speech import decode_speech
+from cmir.errors import DataError, QueryError
+from serve.limits import Limits
+from serve.media import ImageHints, image_media, speech_media
+from serve.problems import ProblemError
+from tests.serve_doubles import pixels, png, tone, wav
+
+LIMITS = Limits()
+NO_HINTS = ImageHints()
+
+
+def picture(kind: str, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (9, 7)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tiff(image: np.ndarray, **settings: object) -> bytes:
+    bands, height, width = image.shape
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", count=bands, height=height, width=width, dtype=image.dtype, crs="EPSG:32633",
+            transform=Affine(2, 0, 5e5, 0, -2, 5e6), **settings
+        ) as dataset:  # fmt: skip
+            dataset.write(image)
+        return bytes(memory.read())
+
+
+def recorded(kind: str, codec: str) -> bytes:
+    """Half a second of a tone as a browser's recorder writes it."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=48_000, layout="mono")
+        samples = (0.3 * np.sin(np.arange(24_000) * 2 * np.pi * 440 / 48_000)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48_000, frame_size=stream.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "modality"),
+    [
+        (picture("PNG", "L"), "png", "pan"),
+        (picture("PNG", "I;16"), "png", "pan"),
+        (picture("PNG", "P"), "png", "rgb"),
+        (picture("PNG", "RGBA"), "png", "rgb"),
+        (picture("JPEG", "RGB"), "jpeg", "rgb"),
+        (picture("JPEG", "CMYK"), "jpeg", "rgb"),
+        (picture("WEBP", "RGB"), "webp", "rgb"),
+        (tiff(np.zeros((1, 8, 8), np.uint16)), "tiff", "pan"),
+        (tiff(np.zeros((3, 8, 8), np.uint8)), "tiff", "rgb"),
+        (tiff(np.zeros((4, 8, 8), np.uint16)), "tiff", "ms"),
+        (tiff(np.zeros((8, 8, 8), np.float32)), "tiff", "ms"),
+        (tiff(np.zeros((8, 64, 64), np.float32), tiled=True, blockxsize=32, blockysize=32), "tiff", "ms"),
+    ],
+)
+def test_kind_and_modality_are_told_by_the_bytes(data: bytes, kind: str, modality: str) -> None:
+    media = image_media(data, NO_HINTS, LIMITS)
+    assert (media.encoding, media.modality) == (kind, modality)
+    assert decode_chip(media).pixels.shape[0] == len(decode_chip(media).bands)
+
+
+def test_an_alpha_mask_of_a_tiff_is_no_near_infrared() -> None:
+    image = np.full((4, 8, 8), 255, np.uint8)
+    image[:3] = pixels("rgb", 0, 8)
+    masked = tiff(image, photometric="RGB", ALPHA="YES")
+    with rasterio.MemoryFile(masked) as memory, memory.open() as dataset:
+        assert dataset.colorinterp[-1] is ColorInterp.alpha
+    assert image_media(masked, NO_HINTS, LIMITS).modality == "rgb"
+
+
+def test_hints_win_over_the_file() -> None:
+    hints = ImageHints(bands=("g", "R", "NIR"), sensor="GF-1-PMS", gsd_m=8.0)
+    media = image_media(png(pixels("rgb", 1)), hints, LIMITS)
+    assert (media.modality, media.bands, media.sensor, media.gsd_m) == ("ms", ("green", "red", "nir"), "GF-1-PMS", 8.0)
+    assert image_media(png(pixels("rgb", 1)), ImageHints(modality="pan"), LIMITS).modality == "pan"
+
+
+def test_two_bands_need_their_modality_named() -> None:
+    data = tiff(np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(QueryError, match="modality=pan"):
+        image_media(data, NO_HINTS, LIMITS)
+    assert image_media(data, ImageHints(modality="ms"), LIMITS).modality == "ms"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"GIF89a" + bytes(40), 415),
+        (b"<VRTDataset><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>", 415),
+        (b"#EXTM3U\nhttp://example.org/a.ts", 415),
+        (b"%PDF-1.7", 415),
+        (wav(tone(0)), 415),
+    ],
+)
+def test_other_bytes_are_refused_as_images(data: bytes, status: int) -> None:
+    with pytest.raises(ProblemError, match="expected") as caught:
+        image_media(data, NO_HINTS, LIMITS)
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("data", [png(pixels("rgb", 0))[:20], b"II*\0" + bytes(30), b"\xff\xd8\xff" + bytes(30)])
+def test_a_broken_header_is_a_data_error(data: bytes) -> None:
+    with pytest.raises(DataError, match="cannot be"):
+        image_media(data, NO_HINTS, LIMITS)
+
+
+def bomb(side_px: int) -> bytes:
+    """A PNG of side x side zeros in a few kB: its size stands in the header."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side_px", [8_000, 12_000, 40_000])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(side_px: int) -> None:
+    with pytest.raises(ProblemError, match="image: seen") as caught:
+        image_media(bomb(side_px), NO_HINTS, LIMITS)
+    assert caught.value.status_code == 413
+
+
+def test_a_tiff_of_too_many_samples_is_refused_by_its_header() -> None:
+    data = tiff(np.zeros((5, 100, 100), np.uint8), compress="deflate")
+    with pytest.raises(ProblemError, match="100 x 100 px, 5 bands") as caught:
+        image_media(data, NO_HINTS, Limits(max_pixels=49_999))
+    assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (wav(tone(0)), "wav"),
+        (wav(tone(0), "FLAC"), "flac"),
+        (wav(tone(0), "OGG"), "ogg"),
+        (wav(tone(0), "MP3"), "mp3"),
+        (recorded("webm", "libopus"), "webm"),
+        (recorded("ogg", "libopus"), "ogg"),
+        (recorded("mp4", "aac"), "mp4"),
+    ],
+)
+def test_sounds_of_every_kind_are_read(data: bytes, kind: str) -> None:
+    media = speech_media(data, LIMITS)
+    assert media.encoding == kind
+    assert 0.2 < len(decode_speech(media)) / 16_000 < 0.7
+
+
+@pytest.mark.parametrize(("data", "status"), [(b"", 400), (b"hello", 415), (png(pixels("pan", 0)), 415)])
+def test_other_bytes_are_refused_as_speech(data: bytes, status: int) -> None:
+    with pytest.raises(ProblemError, match="expected") as caught:
+        speech_media(data, LIMITS)
+    assert caught.value.status_code == status
+
+
+def test_a_long_recording_is_refused_by_its_header() -> None:
+    with pytest.raises(ProblemError, match=r"seen 3\.0 s, at most 2 s") as caught:
+        speech_media(wav(tone(0, 3.0)), Limits(max_audio_s=2.0))
+    assert caught.value.status_code == 413
