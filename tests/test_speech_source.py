@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from cmir.archive.schema import ShardRow, make_item_id
-from cmir.archive.sources.manifest import read_manifest
 from cmir.archive.sources.speech import SpeechSource
 from cmir.archive.speech import decode_speech
 from cmir.errors import DataError
@@ -78,7 +77,6 @@ def test_a_manifest_names_paths_labels_and_speakers(tmp_path: Path) -> None:
 def test_absolute_paths_of_one_name_keep_apart(tmp_path: Path) -> None:
     lines = [f"{record(tmp_path / language / 'sand.ogg')},sand,{language}" for language in ("de", "fr")]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,labels,speaker", *lines]))
-    assert read_manifest(str(tmp_path), ("path",)).own_names("path") == ["de/sand.ogg", "fr/sand.ogg"]
     assert len({row.item_id for row in rows_of(SpeechSource(str(tmp_path)))}) == 2
 
 
@@ -106,18 +104,9 @@ def test_a_missing_recording_is_refused_by_itself(tmp_path: Path) -> None:
         list(source.rows(next(source.items())))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"", "lacks columns: seen an empty file"),
-        (b"file,labels\na.wav,sea\n", "lacks columns: seen file, labels, expected path, labels"),
-        (b"path,labels\n", "no rows"),
-        (b"path,labels\n\xff\xfe,sea\n", "expected a table in UTF-8"),
-    ],
-)
-def test_unreadable_manifests_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
-    (tmp_path / "manifest.csv").write_bytes(text)
-    with pytest.raises(DataError, match=message):
+def test_an_unreadable_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,labels\na.wav,sea\n")
+    with pytest.raises(DataError, match="lacks columns: seen file, labels, expected path, labels"):
         list(SpeechSource(str(tmp_path)).items())
 
 

@@ -1,7 +1,5 @@
 """Synthetic voices: different ones are drawn, each says the same thing the same way every time."""
 
-import concurrent.futures
-
 import numpy as np
 import pytest
 
@@ -45,15 +43,6 @@ def test_samples_do_not_depend_on_what_was_spoken_before() -> None:
     first = speak(voice, "airplane")
     speak(Voice("espeak-ng", "en-gb-scotland", "klatt2"), "something else")
     np.testing.assert_array_equal(speak(voice, "airplane"), first)
-
-
-def test_threads_do_not_disturb_each_other() -> None:
-    texts = ["airplane", "grass", "bare soil", "tanks"] * 3
-    voice = Voice("espeak-ng", "en", "m3")
-    alone = {text: speak(voice, text).tobytes() for text in set(texts)}
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda text: speak(voice, text).tobytes(), texts))
-    assert together == [alone[text] for text in texts]
 
 
 def test_variants_change_the_sound() -> None:
