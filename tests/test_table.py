@@ -17,16 +17,7 @@ from cmir.gallery import commits
 from cmir.gallery.ledger import shard_of
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from tests.gallery_rows import DIM, SPACE, VERSION_1, VERSION_2, piece_name, piece_rows, rows, vector_of
-
-ROWS_PER_PIECE = 20
-
-
-def space_at(uri: str | Path, dim: int = DIM) -> SpaceTable:
-    return Gallery.create(str(uri)).space(SPACE, dim, "bundle")
-
-
-def committed(piece_id: str, num_rows: int = ROWS_PER_PIECE, num_quarantined: int = 0) -> CommittedPiece:
-    return CommittedPiece(piece_id, piece_rows(piece_id, num_rows), num_quarantined)
+from tests.gallery_writers import ROWS_PER_PIECE, committed, space_at, write_in_order, write_overlapping
 
 
 def ids_of(space: SpaceTable) -> list[str]:
@@ -65,18 +56,10 @@ def test_committing_twice_is_committing_once(tmp_path: Path) -> None:
     assert ids_of(space) == ids_of_pieces(names)
 
 
-def _write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
-    space = space_at(uri)
-    names = [piece_name("a", i) for i in range(num_pieces)]
-    random.Random(seed).shuffle(names)
-    for start in range(0, num_pieces, 2 + seed):
-        space.commit([committed(name) for name in names[start : start + 2 + seed]])
-
-
 def test_three_processes_that_begin_at_once_double_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     uri, num_pieces = str(tmp_path / "gallery"), 15
-    writers = [context.Process(target=_write_overlapping, args=(uri, seed, num_pieces)) for seed in range(3)]
+    writers = [context.Process(target=write_overlapping, args=(uri, seed, num_pieces)) for seed in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -91,18 +74,11 @@ def test_three_processes_that_begin_at_once_double_nothing(tmp_path: Path) -> No
         np.testing.assert_allclose(vector, vector_of(item_id), atol=1e-7)
 
 
-def _write_in_order(uri: str, num_pieces: int) -> None:
-    space = space_at(uri)
-    for i in range(num_pieces):
-        if piece_name("a", i) not in space.committed_pieces():
-            space.commit([committed(piece_name("a", i), num_rows=0 if i % 5 == 4 else ROWS_PER_PIECE)])
-
-
 def test_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
     context, draw = multiprocessing.get_context("spawn"), random.Random(7)
     uri, num_pieces = str(tmp_path), 40
     for _ in range(2):
-        writer = context.Process(target=_write_in_order, args=(uri, num_pieces))
+        writer = context.Process(target=write_in_order, args=(uri, num_pieces))
         writer.start()
         num_before, started = _count(uri), time.monotonic()
         while _count(uri) == num_before and writer.is_alive() and time.monotonic() - started < 60:
@@ -111,7 +87,7 @@ def test_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join(30)
         assert writer.exitcode == -signal.SIGKILL
-    _write_in_order(uri, num_pieces)
+    write_in_order(uri, num_pieces)
     names = [piece_name("a", i) for i in range(num_pieces)]
     assert ids_of(space_at(uri)) == ids_of_pieces([name for i, name in enumerate(names) if i % 5 != 4])
     assert space_at(uri).committed_pieces() == set(names)

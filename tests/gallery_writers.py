@@ -1,0 +1,32 @@
+"""Processes that write to one gallery at once; in a module of their own because each imports what stands here."""
+
+import random
+from pathlib import Path
+
+from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
+from tests.gallery_rows import DIM, SPACE, piece_name, piece_rows
+
+ROWS_PER_PIECE = 20
+
+
+def space_at(uri: str | Path, dim: int = DIM) -> SpaceTable:
+    return Gallery.create(str(uri)).space(SPACE, dim, "bundle")
+
+
+def committed(piece_id: str, num_rows: int = ROWS_PER_PIECE, num_quarantined: int = 0) -> CommittedPiece:
+    return CommittedPiece(piece_id, piece_rows(piece_id, num_rows), num_quarantined)
+
+
+def write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
+    space = space_at(uri)
+    names = [piece_name("a", i) for i in range(num_pieces)]
+    random.Random(seed).shuffle(names)
+    for start in range(0, num_pieces, 2 + seed):
+        space.commit([committed(name) for name in names[start : start + 2 + seed]])
+
+
+def write_in_order(uri: str, num_pieces: int) -> None:
+    space = space_at(uri)
+    for i in range(num_pieces):
+        if piece_name("a", i) not in space.committed_pieces():
+            space.commit([committed(piece_name("a", i), num_rows=0 if i % 5 == 4 else ROWS_PER_PIECE)])
