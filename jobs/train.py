@@ -83,7 +83,9 @@ def run(config: TrainConfig) -> JobResult:
     output.finish()
     figures = {name: round(value, 4) for name, value in result["figures"].items()}
     outputs = {"bundle": output.uri, "space_id": str(result["space_id"])}
-    return JobResult(outputs, {"num_steps": result["num_steps"]}, {"validation": figures})
+    return JobResult(
+        outputs, {name: result[name] for name in ("num_steps", "num_steps_before")}, {"validation": figures}
+    )
 
 
 def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:

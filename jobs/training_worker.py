@@ -1,5 +1,6 @@
 """What runs on every training worker, in a module of its own: workers cannot find a function of `__main__`."""
 
+import dataclasses
 import logging
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def train_worker(task: dict[str, Any]) -> dict[str, Any]:
             on_checkpoint=_report,
             log_dir=log_dir,
         )
-    return {"space_id": result.space_id, "figures": result.figures, "num_steps": result.num_steps}
+    return dataclasses.asdict(result)
 
 
 def _report(figures: Mapping[str, float], save_state: SaveState | None) -> None:

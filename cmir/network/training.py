@@ -40,11 +40,12 @@ OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training made: the space, the figures of the weights kept, how long it took."""
+    """What training made: the space, the figures of the weights kept, steps in all and before a resume, the time."""
 
     space_id: str
     figures: dict[str, float]
     num_steps: int
+    num_steps_before: int
     seconds: float
 
 
@@ -90,13 +91,14 @@ def fit(
     learner = build_learner(settings, data, device, init_from)
     if resume_from is not None:
         _load_state(resume_from, learner, clock)
+    num_steps_before = clock.step
     validation = Validation(data.validation, data.preprocessing) if rank == 0 and data.validation else None
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings), rank=rank, world_size=world_size)
     with TrainingProgress(log_dir=log_dir if rank == 0 else None, is_quiet=rank > 0) as progress:
         loop = Loop(settings, learner, feed, validation, clock, progress, on_checkpoint, rank)
         loop.run()
     if rank > 0:
-        return FitResult("", {}, clock.step, clock.elapsed_s)
+        return FitResult("", {}, clock.step, num_steps_before, clock.elapsed_s)
     if clock.best_weights:
         learner.average.load_state_dict(clock.best_weights)
     space_id = save_bundle(
@@ -107,7 +109,7 @@ def fit(
         training=settings.model_dump(mode="json"),
         data=data.counts(),
     )
-    return FitResult(space_id, dict(clock.best_figures), clock.step, clock.elapsed_s)
+    return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, clock.elapsed_s)
 
 
 @dataclass(frozen=True)

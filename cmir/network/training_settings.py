@@ -35,10 +35,10 @@ class TrainSettings(BaseModel):
     ablate: Term | None = None
     weights: ContrastiveWeights = Field(default_factory=ContrastiveWeights)
     augmentation: ImageAugmentation = Field(default_factory=ImageAugmentation)
-    chip_size_px: dict[Modality, int] = Field(default={"pan": 96, "ms": 96, "rgb": 96})
+    chip_size_px: dict[Modality, int] = Field(default={"pan": 64, "ms": 64, "rgb": 96})
     image_width: int = Field(default=256, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
-    grounds_per_batch: int = Field(default=48, ge=1)
+    grounds_per_batch: int = Field(default=64, ge=1)
     utterances_per_batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)

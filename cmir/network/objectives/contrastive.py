@@ -37,9 +37,9 @@ class ContrastiveWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    labels: float = Field(default=1.0, ge=0)
-    classes: float = Field(default=0.1, ge=0)
-    pairs: float = Field(default=0.2, ge=0)
+    labels: float = Field(default=0.25, ge=0)
+    classes: float = Field(default=0.25, ge=0)
+    pairs: float = Field(default=0.25, ge=0)
     modalities: float = Field(default=0.1, ge=0)
 
 

@@ -1,0 +1,103 @@
+"""The train job: refusals before work, a bundle by a group of workers, going on after a stop."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmir.archive import storage
+from cmir.network.bundle import load_bundle
+from cmir.network.training_settings import TrainSettings
+from jobs import cluster, train
+from jobs.entrypoint import run_command
+from tests.conftest import RayCluster
+from tests.tiny_archives import chip_row, tiny_settings, tone_row, write_archive
+
+
+def job(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
+    code = run_command("train", train.TrainConfig, train.run, list(arguments))
+    return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("archive")
+    for split, start in (("train", 0), ("val", 50)):
+        rows = [chip_row(start + i, "rgb") for i in range(6)] + [tone_row(start + i) for i in range(6)]
+        write_archive(folder, rows, split=split)  # type: ignore[arg-type]
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--shards", "nowhere"), "input not found"),
+        (("--preset", "pan-ms"), "preset pan-ms needs other modalities"),
+        (("--preset", "everything"), "--preset does not fit"),
+        (("--num-workers", "3:2"), "expected N or MIN:MAX"),
+        (("--init-from", "nowhere"), "bundle is incomplete"),
+        (("--ablate", "everything"), "--ablate does not fit"),
+        (("--presets", "all"), "did you mean --preset"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_output_is_touched(
+    flags: tuple[str, str], message: str, archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = () if flags[0] == "--shards" else ("--shards", archive)
+    code, line = job(capsys, *given, *flags, "--output", str(tmp_path / "out"))
+    assert (code, line["status"]) == (2, "refused")
+    assert message in line["error"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_exists_is_refused(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    code, line = job(capsys, "--shards", archive, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "output exists" in line["error"]
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_flags_become_settings() -> None:
+    config = train.TrainConfig.model_validate(
+        {"shards": ("a",), "output": "b", "dim": "32", "max_minutes": "2.5", "seed": 3, "ablate": "pairs"}
+    )
+    expected = TrainSettings(dim=32, max_minutes=2.5, seed=3, ablate="pairs")
+    assert config.settings() == expected
+    assert expected.term_weights.pairs == 0.0
+    assert expected.term_weights.labels == expected.weights.labels > 0
+
+
+@pytest.mark.cluster
+def test_two_workers_make_a_bundle(
+    archive: str, tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(train.TrainConfig, "settings", lambda config: tiny_settings(max_steps=config.max_steps))
+    flags = ("--shards", archive, "--output", str(tmp_path / "out"), "--num-workers", "2", "--device", "cpu")
+    code, line = job(capsys, *flags, "--max-steps", "3")
+    assert (code, line["status"], line["num_steps"]) == (0, "done", 3)
+    bundle = load_bundle(line["outputs"]["bundle"])
+    assert bundle.space_id == line["outputs"]["space_id"]
+    assert bundle.config.network.modalities == ("rgb", "speech")
+    assert set(line["validation"]) >= {"speech_to_rgb_map", "rgb_to_speech_map"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing partial stays"
+    assert not (tmp_path / "out" / "_checkpoints").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_from_its_last_checkpoint(
+    archive: str, tmp_path: Path, on_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train.TrainConfig(shards=(archive,), output=str(tmp_path / "out"), device="cpu")
+    working_uri = storage.join(str(tmp_path), "out.partial")
+    cluster.connect()
+    steps = []
+    for max_steps in (2, 5):
+        settings = tiny_settings(max_steps=max_steps)
+        monkeypatch.setattr(train.TrainConfig, "settings", lambda _config, chosen=settings: chosen)
+        result = train._train(config, working_uri)
+        steps.append((result["num_steps_before"], result["num_steps"]))
+    assert steps == [(0, 2), (2, 5)]

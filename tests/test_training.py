@@ -1,0 +1,176 @@
+"""Training learns, goes on exactly where it stopped, works with whatever knowledge there is, and writes a bundle."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmir.errors import ConfigError
+from cmir.network.batches import Batch
+from cmir.network.bundle import load_bundle
+from cmir.network.embedder import Embedder
+from cmir.network.feed import TrainingFeed
+from cmir.network.learner import learning_rate
+from cmir.network.training import SaveState, build_learner, feed_settings, fit
+from cmir.network.training_data import read_training_data, trainable_modalities
+from cmir.network.training_settings import TrainSettings, chosen_modalities
+from cmir.network.validation import mean_average_precision, mean_reciprocal_rank
+from tests.tiny_archives import LABELS, chip_row, features_row, tiny_settings, tone_row, write_archive
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve grounds of pan, ms and rgb and nine utterances to train on, six and six for validation."""
+    folder = tmp_path_factory.mktemp("world")
+    for split, start, count in (("train", 0, 12), ("val", 50, 6)):
+        rows = [chip_row(start + i, name) for i in range(count) for name in ("pan", "ms", "rgb")]  # type: ignore[arg-type]
+        write_archive(folder, rows + [tone_row(start + i) for i in range(9)], split=split)  # type: ignore[arg-type]
+    return str(folder)
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+def test_ten_steps_are_five_and_a_resume_and_five(tmp_path: Path) -> None:
+    rows = [chip_row(i, name) for i in range(9) for name in ("pan", "ms")]  # type: ignore[arg-type]
+    uri = write_archive(tmp_path / "archive", rows)
+    whole = fit(tiny_settings(), [uri], str(tmp_path / "whole"), device=CPU)
+    num_checks = 0
+
+    def stop_at_five(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+        nonlocal num_checks
+        num_checks += 1
+        if num_checks == 5:
+            assert save_state is not None
+            save_state(tmp_path / "state.pt")
+            raise StoppedError("the process died")
+
+    often = tiny_settings(validate_every_s=1e-9)
+    with pytest.raises(StoppedError, match="died"):
+        fit(often, [uri], str(tmp_path / "resumed"), device=CPU, on_checkpoint=stop_at_five)
+    assert not (tmp_path / "resumed").exists(), "no bundle before the end"
+    resumed = fit(tiny_settings(), [uri], str(tmp_path / "resumed"), device=CPU, resume_from=tmp_path / "state.pt")
+    assert resumed.num_steps == whole.num_steps == 10
+    assert resumed.space_id == whole.space_id, "the same weights to the last bit"
+
+
+def test_the_best_weights_survive_a_resume(world: str, tmp_path: Path) -> None:
+    def keep(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+        assert save_state is not None
+        save_state(tmp_path / "state.pt")
+
+    settings = tiny_settings(max_steps=1)
+    first = fit(settings, [world], str(tmp_path / "first"), device=CPU, on_checkpoint=keep)
+    again = fit(settings, [world], str(tmp_path / "again"), device=CPU, resume_from=tmp_path / "state.pt")
+    assert again == dataclasses.replace(first, num_steps_before=1, seconds=again.seconds)
+
+
+def test_training_learns_and_writes_a_bundle_that_embeds(tmp_path: Path) -> None:
+    uri = write_archive(tmp_path / "archive", [chip_row(i, "rgb") for i in range(24)])
+    write_archive(tmp_path / "archive", [chip_row(50 + i, "rgb") for i in range(6)], split="val")
+    settings = tiny_settings(max_steps=60, learning_rate=5e-3)
+    result = fit(settings, [uri], str(tmp_path / "b"), device=CPU, log_dir=tmp_path)
+    assert result.figures["label_to_rgb_map"] > 0.9
+    assert list(tmp_path.glob("events.out.tfevents.*")), "TensorBoard scalars"
+    embedder = Embedder.open(str(tmp_path / "b"), device="cpu")
+    assert embedder.space_id == result.space_id
+    assert embedder.labels == LABELS
+    vectors = embedder.embed([chip_row(i, "rgb").media for i in range(60, 66)])
+    assert (vectors @ embedder.prototypes.T).argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
+    config = embedder.bundle.config
+    assert config.training["seed"] == 0
+    assert {count.split: count.num_items for count in config.data} == {"train": 24, "val": 6}
+
+
+@pytest.mark.parametrize(
+    ("preset", "rows", "figure"),
+    [
+        ("pan-ms", [chip_row(i, m, labels=()) for i in range(8) for m in ("pan", "ms")], "pan_to_ms_pair_mrr"),
+        ("all", [chip_row(i, "rgb", is_paired=False) for i in range(8)], "label_to_rgb_map"),
+        ("image-speech", [chip_row(i, "rgb") for i in range(8)] + [features_row(i) for i in range(10)],
+         "speech_to_rgb_map"),
+        ("all", [features_row(i) for i in range(10)], None),
+    ],
+)  # fmt: skip
+def test_any_kind_of_knowledge_is_enough(preset: str, rows: list, figure: str | None, tmp_path: Path) -> None:
+    uri = write_archive(tmp_path / "a", rows)
+    write_archive(tmp_path / "a", rows, split="val")
+    result = fit(tiny_settings(preset=preset, max_steps=2), [uri], str(tmp_path / "b"), device=CPU)
+    assert figure is None or 0.0 < result.figures[figure] <= 1.0
+    assert result.num_steps == 2
+    assert load_bundle(str(tmp_path / "b")).space_id == result.space_id
+
+
+def test_without_a_val_split_the_last_weights_are_kept(tmp_path: Path) -> None:
+    uri = write_archive(tmp_path / "a", [chip_row(i, "rgb") for i in range(4)])
+    result = fit(tiny_settings(max_steps=2), [uri], str(tmp_path / "b"), device=CPU)
+    assert result.figures == {}
+    assert load_bundle(str(tmp_path / "b")).space_id == result.space_id
+
+
+def test_training_ends_when_its_minutes_are_over(world: str, tmp_path: Path) -> None:
+    result = fit(tiny_settings(max_steps=None, max_minutes=0.02), [world], str(tmp_path / "b"), device=CPU)
+    assert 0 < result.num_steps < 100
+    assert result.seconds < 60
+
+
+def test_a_bundle_can_be_the_start_of_another_training(world: str, tmp_path: Path) -> None:
+    first = fit(tiny_settings(max_steps=2), [world], str(tmp_path / "first"), device=CPU)
+    settings = tiny_settings(max_steps=1, preset="image-speech", seed=7)
+    data = read_training_data(settings, [world])
+    learner = build_learner(settings, data, CPU, init_from=str(tmp_path / "first"))
+    theirs = load_bundle(str(tmp_path / "first")).net.state_dict()
+    assert torch.equal(learner.net.state_dict()["image_tower.trunk.0.conv_in.weight"],
+                       theirs["image_tower.trunk.0.conv_in.weight"])  # fmt: skip
+    torch.testing.assert_close(learner.net.prototypes.data, theirs["prototypes"])
+    assert first.num_steps == 2
+
+
+def test_a_missing_modality_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"preset pan-ms needs other modalities: seen ms, rgb, expected pan, ms"):
+        chosen_modalities("pan-ms", ("ms", "rgb"))
+    assert chosen_modalities("all", ("ms", "rgb")) == ("ms", "rgb")
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        trainable_modalities("all", [])
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    settings = TrainSettings(learning_rate=1.0, warmup_steps=10)
+    rates = [learning_rate(settings, step, step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert int(np.argmax(rates)) == 9
+    assert rates[50] == pytest.approx(0.5, abs=1e-6)
+    assert rates[100] == pytest.approx(0.01)
+
+
+def test_validation_measures_by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.1, 0.0], [0.2, 0.7, 0.6, 0.1], [0.3, 0.2, 0.4, 0.9]])
+    relevant = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0]]).bool()
+    by_hand = [(1 + 2 / 3) / 2, 1 / 2, (1 / 3 + 2 / 4) / 2]
+    assert mean_average_precision(scores, relevant) == pytest.approx(sum(by_hand) / 3)
+    assert mean_reciprocal_rank(scores, relevant) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert mean_reciprocal_rank(torch.zeros(1, 4), relevant[:1]) == pytest.approx(1 / 3), "ties count against us"
+
+
+def test_a_batch_of_one_kind_trains(world: str) -> None:
+    settings = tiny_settings()
+    data = read_training_data(settings, [world])
+    feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
+    batch = feed.batch(0)
+    rgb = [part for part in batch.images if part.modality == "rgb"]
+    rows = batch.targets.modality == 2
+    only = {
+        name: getattr(batch.targets, name)[rows] for name in ("modality", "labels", "has_labels", "class_id", "pair_id")
+    }
+    values = build_learner(settings, data, CPU).step(
+        Batch(tuple(rgb), (), type(batch.targets)(**only)), step=0, fraction=0.0
+    )
+    assert values["pairs"] == 0.0
+    assert values["loss"] == pytest.approx(values["labels"] + values["classes"])
+    feed.close()
