@@ -91,9 +91,7 @@ def test_bad_rows_are_quarantined_with_their_reason(
     code, line = _job(capsys, *flags)
     assert code == 0, line
     assert (line["num_rows_committed"], line["num_rows_quarantined"]) == (54, 4)
-    entries = [
-        row for path in (tmp_path / "gallery/_quarantine").iterdir() for row in pq.read_table(path).to_pylist()
-    ]
+    entries = [row for path in (tmp_path / "gallery/_quarantine").iterdir() for row in pq.read_table(path).to_pylist()]
     reasons = sorted(entry["reason"] for entry in entries)
     assert len(reasons) == 4
     assert sum("stands twice in its shard" in reason for reason in reasons) == 2
