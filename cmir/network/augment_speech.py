@@ -131,12 +131,12 @@ class SpeechAugmenter(nn.Module):
 class SpectrogramAugmentation:
     """Changes of log-mel spectrograms: vocal tract length, tempo, and SpecAugment's masks (Park et al. 2019)."""
 
-    warp_range: tuple[float, float] = (0.85, 1.18)  # of the mel axis
-    tempo_range: tuple[float, float] = (0.8, 1.25)
+    warp_range: tuple[float, float] = (0.82, 1.2)  # of the mel axis
+    tempo_range: tuple[float, float] = (0.75, 1.3)
     num_bands: int = 2
-    band_mels: int = 10
+    band_mels: int = 12
     num_gaps: int = 2
-    gap_share: float = 0.12  # of an utterance's frames
+    gap_share: float = 0.15  # of an utterance's frames
 
 
 class SpectrogramAugmenter(nn.Module):

@@ -3,7 +3,8 @@
 Every voice says every spoken form of every label, and utterances that name two or three labels. All that one base
 voice says, in whatever variant, is one group and stands in one split; what must never be trained on is settled here:
 the second engine (flite) where it speaks, one base voice of espeak-ng where it does not, always stands in test.
-Samples are stored as raw 16-bit PCM: beside FLAC (half the bytes) reading it costs nothing, and an utterance is 25 kB.
+Samples are stored as raw 16-bit PCM: an utterance is 20 kB (16.5 kB under zstd, 12.6 kB as FLAC) and is read in a
+hundredth of the time that FLAC takes.
 """
 
 import json
