@@ -7,8 +7,9 @@ where it is a mask (only 0 and its largest value): NAIP files and others carry n
 
 import io
 import math
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ Pixels = NDArray[Any]
 NATIVE_DTYPES: Final = ("uint8", "uint16", "int16", "float32")
 MAX_PIXELS: Final = 64_000_000  # a picture larger than 8,000 x 8,000 is a scene, to be cut by windows, or a bomb
 RASTER_SUFFIXES: Final = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jp2", ".ppm", ".pgm")
+_ONE_FILTER_AT_A_TIME: Final = threading.Lock()
 _METRES_PER_DEGREE: Final = 111_320.0  # of latitude, and of longitude at the equator (WGS 84, mean)
 
 
@@ -112,7 +114,7 @@ def to_native(pixels: Pixels, where: str = "raster") -> Pixels:
 @contextmanager
 def open_dataset(data: bytes, where: str) -> Iterator["rasterio.io.DatasetReader"]:
     """A rasterio dataset over bytes; its errors become DataError, and having no georeference is no warning."""
-    with _reading(where), rasterio.MemoryFile(data) as memory, memory.open() as dataset:
+    with _reading(where), rasterio.MemoryFile(data) as memory, _opened(memory.open) as dataset:
         yield dataset
 
 
@@ -124,15 +126,20 @@ def open_file(uri: str) -> Iterator["rasterio.io.DatasetReader"]:
     with ExitStack() as stack:
         stack.enter_context(_reading(uri))
         file = stack.enter_context(storage.open_input(uri)) if storage.is_s3(uri) else str(storage.local_path(uri))
-        yield stack.enter_context(rasterio.open(file))
+        yield stack.enter_context(_opened(lambda: rasterio.open(file)))
+
+
+def _opened(opener: Callable[[], "rasterio.io.DatasetReader"]) -> "rasterio.io.DatasetReader":
+    """Open without the warning that a picture has no georeference; filters of warnings are no thread's own."""
+    with _ONE_FILTER_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return opener()
 
 
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
+        yield
     except (RasterioError, rasterio.errors.CRSError) as error:
         raise DataError("raster cannot be decoded", seen=_first_line(error), where=where) from error
 
