@@ -1,9 +1,9 @@
 """`python -m serve --gallery URI [...]`: the service on a Ray of its own on this machine, until it is told to end.
 
 For a laptop and for `cmir serve`; on a cluster the same application runs by `serve run` or a RayService. Everything
-listens on loopback unless --host says otherwise; RAY_SERVE_ENABLE_HA_PROXY=1 saves some 5 ms a request, but HAProxy
-opens its statistics (ports 8404 and 9101) to the network, so it is for machines behind a firewall. Exit 2 where the service is refused before it starts, 1 where it
-fails to start.
+listens on loopback unless --host says otherwise. RAY_SERVE_ENABLE_HA_PROXY=1 saves some 5 ms a request, but HAProxy
+opens its statistics (ports 8404 and 9101) to the network, so it is for machines behind a firewall. Exit 2 where the
+service is refused before it starts, 1 where it fails to start.
 """
 
 import logging
@@ -77,7 +77,7 @@ def serve_here(
         object_store_memory=256 * 2**20,
     )
     try:
-        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(application, name="cmir")
         print(f"http://{host}:{port}/", flush=True)
         over.wait()

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from cmir.errors import ConfigError, GalleryError, SpaceMismatchError
 from cmir.network.embedder import Embedder
 from serve.app import ServeArgs, build
+from tests.conftest import RayCluster, free_port
 from tests.serve_doubles import pixels, png, tone, wav
 from tests.serve_real import make_bundle, media, publish_gallery, published
-
-PORT = 18_642
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +54,22 @@ def test_it_is_refused_before_it_starts(
 
 
 @pytest.fixture(scope="module")
-def services(ray_cluster: str, places: tuple[str, str]) -> Iterator[dict[str, str]]:
+def services(ray_cluster: RayCluster, places: tuple[str, str]) -> Iterator[dict[str, str]]:
     """Both compositions on one cluster; their URLs."""
+    import ray
     from ray import serve
 
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT, "location": "HeadOnly"})
+    ray.init(ray_cluster.address, logging_level="WARNING")
+    port = free_port()
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     for composition in ("fused", "split"):
         args = ServeArgs.model_validate(
             {"gallery": places[1], "composition": composition, "device": "cpu", "num_cpus": 0.1, "poll_s": 0.5}
         )
         serve.run(build(args), name=composition, route_prefix=f"/{composition}")
-    yield {composition: f"http://127.0.0.1:{PORT}/{composition}" for composition in ("fused", "split")}
+    yield {composition: f"http://127.0.0.1:{port}/{composition}" for composition in ("fused", "split")}
     serve.shutdown()
+    ray.shutdown()
 
 
 @pytest.mark.cluster

@@ -103,7 +103,7 @@ def test_a_busy_service_is_asked_again_when_it_says(slept: list[float]) -> None:
 
 def test_a_service_that_stays_busy_is_given_up(slept: list[float]) -> None:
     transport, asked = scripted((429, {}), (429, {}))
-    with pytest.raises(GalleryError, match="busy.*429 GET /v1/info, request r"):
+    with pytest.raises(GalleryError, match=r"busy.*429 GET /v1/info, request r"):
         Client("http://service", transport=transport, max_attempts=2).info()
     assert (len(asked), len(slept)) == (2, 1)
 

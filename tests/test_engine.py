@@ -64,7 +64,7 @@ def expected_ids(query: np.ndarray, k: int) -> list[str]:
 @pytest.mark.parametrize("modality", ["pan", "rgb"])
 def test_an_image_finds_itself_first(modality: str) -> None:
     [found] = run(FakeGallery(), lambda engine: engine.search([plain(image(4, modality), k=2)]))
-    assert [hit.item_id for hit in found.hits][0] == f"{modality}-4"
+    assert found.hits[0].item_id == f"{modality}-4"
     assert found.hits[0].score == pytest.approx(1.0)
     assert found.times.decode_s > 0
     assert found.times.encode_s > 0
@@ -78,7 +78,7 @@ def test_a_mixed_query_is_the_normalised_weighted_sum() -> None:
     total = total - 0.5 * rows["ms-2"][1] - 1.5 * np.eye(DIM)[LABELS.index("water")]
     total /= np.linalg.norm(total)
     assert [hit.item_id for hit in found.hits] == expected_ids(total, 24)
-    np.testing.assert_allclose([hit.score for hit in found.hits][0], rows[found.hits[0].item_id][1] @ total, atol=1e-6)
+    assert found.hits[0].score == pytest.approx(float(rows[found.hits[0].item_id][1] @ total), abs=1e-6)
 
 
 def test_combined_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Every route over HTTP, with a fake embedder and searcher behind it: answers, refusals, and that each keeps its own."""
+"""Every route over HTTP, a fake embedder and searcher behind it: answers, refusals, everyone's own wishes kept."""
 
 import base64
 import json
