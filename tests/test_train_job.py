@@ -77,7 +77,7 @@ def test_two_workers_make_a_bundle(
     monkeypatch.setattr(train.TrainConfig, "settings", lambda config: tiny_settings(max_steps=config.max_steps))
     flags = ("--shards", archive, "--output", str(tmp_path / "out"), "--num-workers", "2", "--device", "cpu")
     code, line = job(capsys, *flags, "--max-steps", "3")
-    assert (code, line["status"], line["num_steps"]) == (0, "done", 3)
+    assert (code, line["status"], line["num_steps"]) == (0, "ok", 3)
     bundle = load_bundle(line["outputs"]["bundle"])
     assert bundle.space_id == line["outputs"]["space_id"]
     assert bundle.config.network.modalities == ("rgb", "speech")
