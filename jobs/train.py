@@ -15,17 +15,16 @@ import re
 from typing import Any, Literal
 
 import ray
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cmir.archive import storage
 from cmir.archive.output import Output
 from cmir.archive.shards import list_shards
-from cmir.errors import CmirError, DataError
+from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
-from cmir.network.objectives.contrastive import Term
 from cmir.network.training_data import trainable_modalities
-from cmir.network.training_settings import Preset, TrainSettings
+from cmir.network.training_settings import Objective, Preset, TrainSettings, check_term
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -39,7 +38,7 @@ class TrainConfig(JobConfig):
     shards: tuple[str, ...] = Field(min_length=1, description="Archive, folder or shard; may be given several times.")
     output: str = Field(description="Where the bundle goes; must not exist yet.")
     preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
-    objective: Literal["contrastive"] = Field("contrastive", description="What is minimised.")
+    objective: Objective = Field("contrastive", description="Ours, or the published one to compare with.")
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; 1, or one per GPU, otherwise.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
@@ -47,7 +46,7 @@ class TrainConfig(JobConfig):
     max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order and augmentation.")
     init_from: str | None = Field(None, description="A bundle to start from.")
-    ablate: Term | None = Field(None, description="Leave a term of the objective out.")
+    ablate: str | None = Field(None, description="Leave a term of the objective out.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -61,6 +60,12 @@ class TrainConfig(JobConfig):
             raise ValueError("expected N or MIN:MAX, with 1 <= MIN <= MAX")
         return value
 
+    @field_validator("ablate")
+    @classmethod
+    def _term_of_the_objective(cls, value: str | None, info: ValidationInfo) -> str | None:
+        check_term(info.data.get("objective", "contrastive"), value)
+        return value
+
     def settings(self) -> TrainSettings:
         """What the training itself is told."""
         names = ("preset", "objective", "dim", "max_steps", "max_minutes", "seed", "ablate")
@@ -72,7 +77,10 @@ def run(config: TrainConfig) -> JobResult:
     with entrypoint.before_work():
         if config.device != "auto":
             resolve_device(config.device)
-        trainable_modalities(config.preset, list_shards(config.shards, splits=("train",)))
+        modalities = trainable_modalities(config.preset, list_shards(config.shards, splits=("train",)))
+        if config.objective == "cmirnet" and len(modalities) != 2:
+            fix = "use --preset pan-ms or image-speech"
+            raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
         if config.init_from is not None:
             read_config(config.init_from)
         claimed = config.model_dump(mode="json", exclude={"resume", "overwrite", "num_workers", "device"})

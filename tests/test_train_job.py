@@ -37,11 +37,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--num-workers", "3:2"), "expected N or MIN:MAX"),
         (("--init-from", "nowhere"), "bundle is incomplete"),
         (("--ablate", "everything"), "--ablate does not fit"),
+        (("--objective", "cmirnet", "--ablate", "pairs"), "objective cmirnet has no term pairs"),
         (("--presets", "all"), "did you mean --preset"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_output_is_touched(
-    flags: tuple[str, str], message: str, archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...], message: str, archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = () if flags[0] == "--shards" else ("--shards", archive)
     code, line = job(capsys, *given, *flags, "--output", str(tmp_path / "out"))

@@ -107,6 +107,23 @@ def test_any_kind_of_knowledge_is_enough(preset: str, rows: list, figure: str | 
     assert load_bundle(str(tmp_path / "b")).space_id == result.space_id
 
 
+def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> None:
+    rows = [chip_row(i, name) for i in range(6) for name in ("pan", "ms")]  # type: ignore[arg-type]
+    uri = write_archive(tmp_path / "a", rows)
+    write_archive(tmp_path / "a", rows, split="val")
+    settings = tiny_settings(objective="cmirnet", preset="pan-ms", max_steps=2, ablate="decoder")
+    assert settings.published_settings.weights.decoder == 0.0
+    result = fit(settings, [uri], str(tmp_path / "b"), device=CPU)
+    assert result.num_steps == 2
+    assert 0.0 < result.figures["pan_to_ms_pair_mrr"] <= 1.0
+    assert load_bundle(str(tmp_path / "b")).config.network.architecture == "cmirnet"
+    with pytest.raises(ConfigError, match="starts from random weights"):
+        fit(settings, [uri], str(tmp_path / "c"), device=CPU, init_from=str(tmp_path / "b"))
+    assert TrainSettings(objective="cmirnet").working_size_px["pan"] == 256
+    with pytest.raises(ValueError, match="objective contrastive has no term decoder"):
+        TrainSettings(ablate="decoder")
+
+
 def test_without_a_val_split_the_last_weights_are_kept(tmp_path: Path) -> None:
     uri = write_archive(tmp_path / "a", [chip_row(i, "rgb") for i in range(4)])
     result = fit(tiny_settings(max_steps=2), [uri], str(tmp_path / "b"), device=CPU)

@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cmir.archive.schema import IMAGE_MODALITIES
-from cmir.errors import DataError
+from cmir.errors import ConfigError, DataError
 from cmir.network.bundle import load_bundle, save_bundle
+from cmir.network.cmirnet_learner import CmirNetLearner, published_config
+from cmir.network.cmirnet_model import CmirNet
 from cmir.network.feed import FeedSettings, TrainingFeed
 from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.learner import Learner
@@ -34,6 +36,7 @@ from cmir.network.validation import Validation, main_figure
 log = logging.getLogger("cmir")
 
 SaveState = Callable[[Path], None]
+AnyLearner: TypeAlias = Learner | CmirNetLearner
 # Told after each validation on every worker: the figures, and on rank 0 what writes a resumable state to a file.
 OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
 
@@ -117,7 +120,7 @@ class Loop:
     """Steps, validations and checkpoints until the settings' end."""
 
     settings: TrainSettings
-    learner: Learner
+    learner: AnyLearner
     feed: TrainingFeed
     validation: Validation | None
     clock: Clock
@@ -190,8 +193,13 @@ class Loop:
 
 def build_learner(
     settings: TrainSettings, data: TrainingData, device: torch.device, init_from: str | None = None
-) -> Learner:
-    """A network for the data's modalities and labels, its objective and optimiser; the same for the same seed."""
+) -> AnyLearner:
+    """A network for the data's modalities and labels, its objective and optimiser; the same for the same seed.
+
+    Raises ConfigError where the objective does not fit the data, or cannot start from a bundle.
+    """
+    if settings.objective == "cmirnet":
+        return _published_learner(settings, data, device, init_from)
     images = tuple(name for name in data.modalities if name in IMAGE_MODALITIES)
     speech = SpeechTowerConfig()
     if data.preprocessing.features is not None:
@@ -220,6 +228,18 @@ def build_learner(
     return Learner(net, objective, settings, device)
 
 
+def _published_learner(
+    settings: TrainSettings, data: TrainingData, device: torch.device, init_from: str | None
+) -> CmirNetLearner:
+    if init_from is not None:
+        raise ConfigError("objective cmirnet starts from random weights", seen=init_from, fix="leave --init-from out")
+    config = published_config(data.modalities, data.catalogue, data.preprocessing, dim=settings.dim)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(settings.seed)
+        net = CmirNet(config)
+    return CmirNetLearner(net, settings.published_settings, settings.augmentation, seed=settings.seed, device=device)
+
+
 def feed_settings(settings: TrainSettings) -> FeedSettings:
     """What the feed needs of the settings."""
     return FeedSettings(settings.grounds_per_batch, settings.utterances_per_batch, settings.seed, settings.cache_bytes)
@@ -238,7 +258,7 @@ def _start_from(net: SharedSpaceNet, bundle_uri: str) -> None:
     log.info("started from %d of %d tensors of %s", len(same), len(mine), bundle_uri)
 
 
-def _load_state(path: Path, learner: Learner, clock: Clock) -> None:
+def _load_state(path: Path, learner: AnyLearner, clock: Clock) -> None:
     state: dict[str, Any] = torch.load(path, map_location=learner.device, weights_only=True)
     learner.load_state(state["learner"])
     for name in ("step", "spent_s", "best_score", "best_figures", "best_weights"):

@@ -55,7 +55,7 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
     held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
     names = {"label_names": catalogue.label_names, "class_names": catalogue.class_names}
     validation = read_catalogue(held_out, **names) if held_out else None
-    sizes = {name: size for name, size in settings.chip_size_px.items() if name in modalities}
+    sizes = {name: size for name, size in settings.working_size_px.items() if name in modalities}
     preprocessing = Preprocessing.fit(sample_statistics(train), chip_size_px=sizes)
     return TrainingData(modalities, catalogue, validation, preprocessing)
 

@@ -1,15 +1,21 @@
-"""What a training run is: one frozen model, saved in the bundle; the defaults suit a set like UC Merced on two cores."""
+"""What a training run is: one frozen model, saved in the bundle; its defaults suit UC Merced on two cores."""
 
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmir.archive.schema import Modality
 from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
-from cmir.network.objectives.contrastive import ContrastiveWeights, Term
+from cmir.network.cmirnet_learner import CmirNetSettings
+from cmir.network.objectives import cmirnet, contrastive
+from cmir.network.objectives.contrastive import ContrastiveWeights
 
 Preset = Literal["pan-ms", "image-speech", "all"]
+Objective = Literal["contrastive", "cmirnet"]
+_TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TERMS, "cmirnet": cmirnet.TERMS}
+# The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
+_PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
     "pan-ms": ("pan", "ms"),
     "image-speech": ("rgb", "speech"),
@@ -27,13 +33,14 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Preset = "all"
-    objective: Literal["contrastive"] = "contrastive"
+    objective: Objective = "contrastive"
     dim: int = Field(default=128, ge=2, le=4096)
     max_steps: int | None = Field(default=None, ge=1)
     max_minutes: float = Field(default=17.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    ablate: Term | None = None
+    ablate: str | None = None
     weights: ContrastiveWeights = Field(default_factory=ContrastiveWeights)
+    published: CmirNetSettings = Field(default_factory=CmirNetSettings, description="read by objective cmirnet")
     augmentation: ImageAugmentation = Field(default_factory=ImageAugmentation)
     chip_size_px: dict[Modality, int] = Field(default={"pan": 64, "ms": 64, "rgb": 96})
     image_width: int = Field(default=256, ge=32, multiple_of=4)
@@ -48,10 +55,34 @@ class TrainSettings(BaseModel):
     validate_every_s: float = Field(default=120.0, gt=0)
     cache_bytes: int = Field(default=2 * 2**30, gt=0)
 
+    @model_validator(mode="after")
+    def _ablates_a_term_of_the_objective(self) -> Self:
+        check_term(self.objective, self.ablate)
+        return self
+
     @property
     def term_weights(self) -> ContrastiveWeights:
-        """The weights with the ablated term left out."""
+        """The contrastive weights with the ablated term left out."""
         return self.weights.model_copy(update={self.ablate: 0.0} if self.ablate else {})
+
+    @property
+    def published_settings(self) -> CmirNetSettings:
+        """The published objective's settings with the ablated term left out."""
+        weights = self.published.weights.model_copy(update={self.ablate: 0.0} if self.ablate else {})
+        return self.published.model_copy(update={"weights": weights})
+
+    @property
+    def working_size_px(self) -> dict[Modality, int]:
+        """The side to which chips are resized; the published network has its own unless sizes were set."""
+        is_published = self.objective == "cmirnet" and "chip_size_px" not in self.model_fields_set
+        return _PUBLISHED_SIZE_PX if is_published else self.chip_size_px
+
+
+def check_term(objective: Objective, term: str | None) -> None:
+    """Raises ValueError where the objective has no such term; None is none."""
+    terms = _TERMS[objective]
+    if term is not None and term not in terms:
+        raise ValueError(f"objective {objective} has no term {term}, only {', '.join(terms)}")
 
 
 def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:

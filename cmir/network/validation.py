@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cmir.archive.schema import MODALITIES
 from cmir.network.batches import Batch, collate
+from cmir.network.build import Network
 from cmir.network.catalogue import Array, Catalogue
 from cmir.network.feed import ItemLoader
-from cmir.network.model import SharedSpaceNet
 from cmir.network.objectives.contrastive import UNKNOWN, Targets
 from cmir.network.preprocessing import Preprocessing
 
@@ -39,7 +39,7 @@ class Validation:
         return not self._batches
 
     @torch.inference_mode()
-    def figures(self, net: SharedSpaceNet, device: torch.device) -> dict[str, float]:
+    def figures(self, net: Network, device: torch.device) -> dict[str, float]:
         """Figures by name, each 0..1, and `score`, the mean over kinds of knowledge, by which weights are chosen."""
         net.eval()
         parts = [_embed(batch, net, device) for batch in self._batches]
@@ -63,6 +63,8 @@ def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict
     words, meant = vectors[spoken], targets.labels[spoken]
     name = "speech"
     if not len(words):
+        if len(prototypes) != targets.labels.shape[1]:
+            return {}  # a network that knows classes instead of labels
         name, words, meant = "label", prototypes, torch.eye(len(prototypes))
     for modality in range(speech):
         rows = (targets.modality == modality) & targets.has_labels
@@ -136,7 +138,7 @@ def _spread(groups: Sequence[Array], limit: int) -> list[Array]:
     return list(groups[::step])
 
 
-def _embed(batch: Batch, net: SharedSpaceNet, device: torch.device) -> Tensor:
+def _embed(batch: Batch, net: Network, device: torch.device) -> Tensor:
     """Vectors f32[N,D] on the CPU in the order of the batch's targets."""
     vectors = []
     for part in batch.images:
