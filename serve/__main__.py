@@ -65,9 +65,6 @@ def serve_here(
     )
     application = build(args)
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks below runs exec at once
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: over.set())
     ray.init(
         address="local",
         include_dashboard=False,
@@ -79,6 +76,9 @@ def serve_here(
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(application, name="cmir")
+        over = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # only now: ray.init installs handlers of its own
+            signal.signal(number, lambda _number, _frame: over.set())
         print(f"http://{host}:{port}/", flush=True)
         over.wait()
     finally:
