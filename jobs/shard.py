@@ -16,7 +16,8 @@ from cmir.archive.schema import Split
 from cmir.archive.sources import Source
 from cmir.archive.splits import draw_splits
 from cmir.archive.storage import absolute, exists, join, read_bytes
-from cmir.archive.vocabulary import UCMERCED_LABELS
+from cmir.archive.vocabulary import UCMERCED_LABELS, parse_labels
+from cmir.errors import DataError
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -98,11 +99,15 @@ def source_of(config: ShardConfig) -> Source:
 
 
 def _labels(text: str | None) -> tuple[str, ...]:
-    """Labels of a,b,c or of a file with one a line; the 17 of UC Merced where none are given."""
+    """Labels of a,b,c or of a file, or the 17 of UC Merced. Raises DataError for a file that is no text."""
     if text is None:
         return UCMERCED_LABELS
-    listed = read_bytes(text).decode().split("\n") if exists(text) else text.split(",")
-    return tuple(label.strip() for label in listed if label.strip())
+    if not exists(text):
+        return parse_labels(text)
+    try:
+        return parse_labels(read_bytes(text).decode())
+    except UnicodeDecodeError as error:
+        raise DataError("--labels is not a text file", seen=error, expected="UTF-8 text", where=text) from error
 
 
 def run(config: ShardConfig) -> JobResult:

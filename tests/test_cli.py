@@ -1,0 +1,124 @@
+"""The console script, as a person types it, on a small published gallery and archive."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cmir.cli import app
+from cmir.errors import CmirError
+from cmir.live_queries import image_file, wav_file
+from tests import serve_real, tiny_archives
+
+run = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return serve_real.published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cmir.archive.imagery import decode_chip
+
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "chip.png").write_bytes(image_file(decode_chip(serve_real.media("rgb", 2))))
+    (folder / "chip.tif").write_bytes(image_file(decode_chip(serve_real.media("ms", 2))))
+    (folder / "word.wav").write_bytes(wav_file(serve_real.media("speech", 2)))
+    return folder
+
+
+def _json(*arguments: str) -> object:
+    result = run.invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "found"),
+    [("chip.png", "--image", "rgb-2"), ("chip.tif", "--image", "ms-2"), ("word.wav", "--speech", "speech-2")],
+)
+def test_a_file_finds_itself_first(published: tuple[str, str], files: Path, name: str, flag: str, found: str) -> None:
+    hits = _json("search", flag, str(files / name), "--gallery", published[1], "-k", "3", "--json")
+    assert isinstance(hits, list)
+    assert len(hits) == 3
+    assert hits[0]["item_id"] == found
+    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_labels_and_items_ask_too_and_targets_hold(published: tuple[str, str]) -> None:
+    by_item = _json("search", "--item", "pan-1", "--target", "ms,rgb", "--gallery", published[1], "--json")
+    assert isinstance(by_item, list)
+    assert {hit["modality"] for hit in by_item} == {"ms", "rgb"}
+    result = run.invoke(app, ["search", "--label", "water", "--gallery", published[1]])
+    assert result.exit_code == 0
+    assert "score" in result.stdout
+
+
+def test_what_cannot_be_asked_is_refused(published: tuple[str, str], tmp_path: Path) -> None:
+    asked = ["search", "--gallery", published[1]]
+    for arguments, message in (
+        ([*asked, "--label", "moon"], "no such label"),
+        ([*asked, "--label", "water", "--item", "pan-1"], "ask by one thing"),
+        ([*asked, "--image", str(tmp_path / "chip.xyz")], "input not found"),
+        (["search", "--label", "water", "--gallery", str(tmp_path)], "gallery not published"),
+    ):
+        result = run.invoke(app, arguments)
+        assert isinstance(result.exception, CmirError)
+        assert message in str(result.exception)
+
+
+def test_a_refusal_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cmir.cli", "search", "--label", "water", "--gallery", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cmir: gallery not published")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_embed_gives_the_vector_of_the_space(published: tuple[str, str], files: Path) -> None:
+    told = _json("embed", str(files / "chip.png"), "--bundle", published[0])
+    assert isinstance(told, dict)
+    assert len(told["vector"]) == 16
+    assert sum(value * value for value in told["vector"]) == pytest.approx(1.0, abs=1e-5)
+    assert told["space_id"].startswith("s")
+
+
+def test_info_tells_bundles_galleries_and_archives_apart(published: tuple[str, str], tmp_path: Path) -> None:
+    archive = tiny_archives.write_archive(tmp_path / "archive", [tiny_archives.chip_row(i, "rgb") for i in range(4)])
+    kinds = {uri: _json("info", uri, "--json") for uri in (*published, archive)}
+    assert [kinds[uri]["kind"] for uri in (*published, archive)] == ["bundle", "gallery", "archive"]  # type: ignore[index]
+    assert kinds[archive]["rows"] == {"rgb/train": 4}  # type: ignore[index]
+    assert kinds[published[1]]["published"]["space_id"] == kinds[published[0]]["space_id"]  # type: ignore[index]
+
+
+def test_validate_counts_what_cannot_be_read(tmp_path: Path) -> None:
+    archive = tiny_archives.write_archive(tmp_path / "archive", [tiny_archives.chip_row(i, "rgb") for i in range(4)])
+    assert run.invoke(app, ["validate", archive]).exit_code == 0
+    tiny_archives.write_archive(tmp_path / "archive", [tiny_archives.chip_row(1, "rgb")], part=1)
+    (tmp_path / "archive" / "rgb" / "train" / "part-00002.parquet").write_bytes(b"PAR1")
+    result = run.invoke(app, ["validate", archive])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"num_rows": 5, "num_bad": 2, "num_shards": 3}
+
+
+def test_export_writes_vectors_and_metadata(published: tuple[str, str], tmp_path: Path) -> None:
+    output = tmp_path / "out" / "items.parquet"
+    assert _json("export", "--gallery", published[1], "--output", str(output)) == {
+        "output": str(output),
+        "num_rows": 24,
+    }
+    table = pq.read_table(output)
+    assert table.num_rows == 24
+    assert {"item_id", "vector", "labels"} <= set(table.column_names)
+
+
+def test_doctor_finds_what_the_project_needs() -> None:
+    result = run.invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "log-mel of one second" in result.stdout

@@ -1,0 +1,35 @@
+"""The demo itself, on a tiny setting: every step is the real command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmir.demo import DemoSettings, run_demo
+from cmir.errors import ConfigError
+
+
+def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data is no folder: seen .*nowhere"):
+        run_demo(DemoSettings(tmp_path, data=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cmir.cli", "demo", "--output", str(tmp_path / "demo")]
+    command += ["--scenes", "40", "--voices", "4", "--max-minutes", "0.3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip().splitlines()[-1].startswith("next:   make serve")
+    page = (tmp_path / "demo" / "report.html").read_text()
+    for title in ("PAN → MS", "speech → RGB", "RGB → speech", "MS → PAN"):
+        assert title in page
+        assert title in done.stderr
+    assert page.count("data:image/webp") > 20
+    assert "<audio" in page
+    report = json.loads((tmp_path / "demo" / "evaluation" / "report.json").read_text())
+    assert {"pan_to_ms", "speech_to_rgb", "rgb_to_speech", "ms_to_pan"} <= report["directions"].keys()
+    assert (tmp_path / "demo" / "evaluation" / "report.html").stat().st_size > 10_000
