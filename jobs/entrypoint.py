@@ -89,15 +89,22 @@ def main(job: str, config_type: type[Config], run: Callable[[Config], JobResult]
     sys.exit(run_command(job, config_type, run, sys.argv[1:]))
 
 
-def run_command(job: str, config_type: type[Config], run: Callable[[Config], JobResult], arguments: list[str]) -> int:
-    """Read the arguments, run the job, print its JSON line; returns the exit code."""
+def run_command(
+    job: str,
+    config_type: type[Config],
+    run: Callable[[Config], JobResult],
+    arguments: list[str],
+    *,
+    program: str | None = None,
+) -> int:
+    """Read the arguments, run the job, print its JSON line; returns the exit code. `program` is the name in --help."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    started = time.monotonic()
+    started, program = time.monotonic(), program or f"{job}.py"
     collected: dict[str, Any] = {}
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     command.command(name=job, help=inspect.getdoc(config_type))(_function_of(config_type, collected))
     try:
-        if typer.main.get_command(command).main(arguments, prog_name=f"{job}.py", standalone_mode=False) == 0:
+        if typer.main.get_command(command).main(arguments, prog_name=program, standalone_mode=False) == 0:
             return 0  # --help printed its page
         config = resolve(job, config_type, collected)
         _refuse_relative_uris(config)
@@ -106,6 +113,29 @@ def run_command(job: str, config_type: type[Config], run: Callable[[Config], Job
     except (ConfigError, _FlagError) as error:
         return _end(job, started, "refused", 2, _usage_message(error, config_type))
     return _run(job, started, config, run)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the commands of a job that has several: its settings and what runs."""
+
+    config_type: type[JobConfig]
+    run: Callable[[Any], JobResult]
+
+
+def run_choice(job: str, choices: Mapping[str, Choice], arguments: list[str]) -> int:
+    """As `run_command`, of the choice that the first argument names."""
+    name = arguments[0] if arguments else "nothing"
+    if name in choices:
+        chosen = choices[name]
+        return run_command(job, chosen.config_type, chosen.run, arguments[1:], program=f"{job}.py {name}")
+    usage = f"{job}.py {'|'.join(choices)} [flags]; {job}.py {next(iter(choices))} --help lists its flags"
+    if name in ("--help", "-h"):
+        print(usage)
+        return 0
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.4)
+    error = ConfigError("unknown command", seen=name, expected=" or ".join(close or choices), fix=usage)
+    return _end(job, time.monotonic(), "refused", 2, str(error))
 
 
 def resolve(job: str, config_type: type[Config], flags: Mapping[str, Any]) -> Config:

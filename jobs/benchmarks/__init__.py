@@ -1,0 +1,1 @@
+"""The measurements of jobs/benchmark.py, one per module; each compares alternatives within one run."""

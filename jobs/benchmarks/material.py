@@ -1,0 +1,104 @@
+"""What a benchmark needs and was not given: rows of the generated world, an untrained bundle, a published gallery.
+
+Speed does not depend on what a network has learnt, so an untrained one of the true architecture measures it; rows
+are rendered scenes, repeated under other ids where more are asked for than were rendered.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+import torch
+
+from cmir.archive import shards, storage
+from cmir.archive.schema import Modality, ShardRow, Split, make_item_id
+from cmir.archive.shards import Piece, ShardFile, ShardFileWriter
+from cmir.archive.sources.synthetic import SyntheticSource
+from cmir.errors import DataError
+from cmir.gallery import publish
+from cmir.gallery.piece_embedder import PieceEmbedder
+from cmir.gallery.publish import IndexSettings, SearchSettings
+from cmir.gallery.table import CommittedPiece, Gallery
+from cmir.network.bundle import save_bundle
+from cmir.network.training import build_learner
+from cmir.network.training_data import read_training_data
+from cmir.network.training_settings import TrainSettings
+
+Tower = Literal["default", "light"]
+TOWERS: Final[dict[Tower, TrainSettings]] = {
+    "default": TrainSettings(),
+    "light": TrainSettings(image_width=128, image_depths=(1, 1)),  # a third of the work, so that feeding it counts
+}
+
+
+def world_rows(num_scenes: int, num_utterances: int = 0, seed: int = 0) -> list[ShardRow]:
+    """PAN, MS and RGB of so many rendered scenes, and the first utterances of one synthetic voice."""
+    source = SyntheticSource(scenes=num_scenes, voices=1, seed=seed)
+    items = itertools.islice(source.items(), num_scenes + num_utterances)
+    return [row for item in items for row in source.rows(item)]
+
+
+def repeated(rows: Sequence[ShardRow], num_rows: int) -> Iterator[ShardRow]:
+    """The rows again and again, each time under other item_ids, until there are `num_rows`."""
+    for number in range(num_rows):
+        row = rows[number % len(rows)]
+        yield replace(row, item_id=make_item_id("benchmark", f"{number}", row.media.modality))
+
+
+def write_archive(rows: Iterable[ShardRow], uri: str, split: Split = "train") -> str:
+    """Write rows as one shard per modality; returns the archive's URI."""
+    writers: dict[Modality, ShardFileWriter] = {}
+    for row in rows:
+        modality = row.media.modality
+        if modality not in writers:
+            place = storage.join(uri, modality, split, "part-00000.parquet")
+            writers[modality] = ShardFileWriter(place, split)
+        writers[modality].add(row)
+    for writer in writers.values():
+        writer.close()
+    return uri
+
+
+def untrained_bundle(uri: str, shard_uris: Sequence[str], settings: TrainSettings) -> str:
+    """A network for the train split of the shards, with random weights and their statistics; returns its URI."""
+    data = read_training_data(settings, shard_uris)
+    learner = build_learner(settings, data, torch.device("cpu"))
+    net, training = learner.average, settings.model_dump(mode="json")
+    save_bundle(uri, net, data.preprocessing, metrics={}, training=training, data=data.counts())
+    return uri
+
+
+def published_gallery(uri: str, bundle_uri: str, shard_uris: Sequence[str]) -> str:
+    """Embed the shards in this process and publish them with exact search; returns the gallery's URI."""
+    embed = PieceEmbedder(bundle_uri)
+    gallery = Gallery.create(uri)
+    space = gallery.space(embed.embedder.space_id, embed.embedder.dim, bundle_uri)
+    for piece in pieces_of(shards.list_shards(shard_uris)):
+        done = embed(piece)
+        if len(done.thumbnails):
+            gallery.add_thumbnails(done.thumbnails)
+        space.commit([CommittedPiece(piece.piece_id, done.rows, len(done.rejected))])
+    publish.publish(
+        uri,
+        space.space_id,
+        table_version=int(space.dataset().version),
+        index=IndexSettings(),
+        search=SearchSettings(),
+        recall_at_10=1.0,
+    )
+    return uri
+
+
+def pieces_of(files: Sequence[ShardFile]) -> list[Piece]:
+    """The pieces of shards, in order."""
+    return [piece for file in files for piece in shards.pieces(file)]
+
+
+def first_shards(shard_uris: Sequence[str], modality: Modality, max_rows: int) -> list[ShardFile]:
+    """Whole shards of a modality up to about `max_rows`, at least one. Raises DataError where there is none."""
+    found = [file for file in shards.list_shards(shard_uris, modalities=[modality]) if file.num_rows]
+    if not found:
+        raise DataError(f"no {modality} rows to measure with", seen="none", where=", ".join(shard_uris))
+    before = itertools.accumulate((file.num_rows for file in found), initial=0)
+    return [file for file, num_before in zip(found, before, strict=False) if num_before < max_rows]
