@@ -46,7 +46,7 @@ class TrainSettings(BaseModel):
     image_width: int = Field(default=256, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
     grounds_per_batch: int = Field(default=64, ge=1)
-    utterances_per_batch: int = Field(default=32, ge=1)
+    utterances_per_batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=60, ge=1)
