@@ -1,8 +1,8 @@
 """Decoded items -> a batch: parts that stack, and the targets of all their rows.
 
 A cached chip is what `Preprocessing` makes of it, at a size a little above the tower's, in 8 bits: steps of 1/16 of a
-standard deviation, clipped at 8. Chips stack where modality and wavelengths agree, utterances where their lengths are of
-one class (up to 1 s, 2 s, 4 s, ...): most are short, and padding all to the longest doubles the cost of speech.
+standard deviation, clipped at 8. Chips stack where modality and wavelengths agree, utterances where their lengths are
+of one class (up to 1 s, 2 s, 4 s, ...): most are short, and padding all to the longest doubles the cost of speech.
 """
 
 import math
