@@ -49,6 +49,7 @@ def serve_here(
 ) -> None:
     """Serve a gallery until interrupted."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, with a warning
     import ray
     from ray import serve
 
