@@ -1,7 +1,9 @@
 """The embedding job on a cluster, timed: what its workers do per second once they have started."""
 
+import logging
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,4 +80,12 @@ def _start_cluster() -> None:
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address="local", num_cpus=torch.get_num_threads(), include_dashboard=False, _node_ip_address="127.0.0.1")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks runs exec at once
+        ray.init(
+            address="local",
+            num_cpus=torch.get_num_threads(),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )

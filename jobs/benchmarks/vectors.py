@@ -63,7 +63,7 @@ def draw_queries(vectors: Vectors, num_queries: int, seed: int) -> Vectors:
 
 
 def synthetic_vectors(num_rows: int, dim: int, clusters: int, seed: int) -> Vectors:
-    """Unit vectors f32[N,D] around `clusters` random centres, as embeddings of kinds of things lie; 0 is any direction."""
+    """Unit vectors f32[N,D] around so many random centres, as embeddings of kinds of things lie; 0 is any direction."""
     draw = np.random.default_rng(seed)
     vectors = draw.standard_normal((num_rows, dim), dtype=np.float32)
     if clusters:
