@@ -13,8 +13,9 @@ from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
 from cmir.network.batches import Batch, ImagePart, SpeechPart
 from cmir.network.catalogue import Catalogue
-from cmir.network.cmirnet_learner import CmirNetLearner, CmirNetSettings, published_config
+from cmir.network.cmirnet_learner import CmirNetLearner, published_config
 from cmir.network.cmirnet_model import CmirNet
+from cmir.network.objectives.cmirnet import CmirNetSettings
 from cmir.network.objectives.contrastive import Targets
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.statistics import RunningStatistics

@@ -7,7 +7,6 @@ As published: Adam, two stages for two image modalities, one for image and speec
 from typing import Any, Final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cmir.archive.schema import IMAGE_MODALITIES, Modality
@@ -19,21 +18,11 @@ from cmir.network.catalogue import Catalogue
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.learner import average_gradients
 from cmir.network.model import CmirNetConfig, NetworkConfig
-from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetWeights
+from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetSettings
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
 
 _SEED_STRIDE: Final = 1_000_003
-
-
-class CmirNetSettings(BaseModel):
-    """How the published network is trained; the learning rate is the published one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weights: CmirNetWeights = Field(default_factory=CmirNetWeights)
-    stage1_share: float = Field(default=0.5, ge=0, le=1, description="part of the training that stage 1 takes")
-    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class CmirNetLearner:

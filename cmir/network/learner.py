@@ -8,7 +8,7 @@ that gives the gradient of one process with the whole batch, also where a worker
 import copy
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,7 @@ from cmir.network.augment_speech import SpeechAugmenter
 from cmir.network.batches import Batch, ImagePart, SpeechPart
 from cmir.network.model import SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
-
-if TYPE_CHECKING:  # the settings name the published learner, which averages gradients by this module
-    from cmir.network.training_settings import TrainSettings
+from cmir.network.training_settings import TrainSettings
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
 
@@ -30,7 +28,7 @@ class Learner:
     """Holds everything that training changes: `net`, its running average `average`, objective, optimiser."""
 
     def __init__(
-        self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: "TrainSettings", device: torch.device
+        self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: TrainSettings, device: torch.device
     ) -> None:
         self.settings, self.device = settings, device
         self.net = net.to(device)
@@ -127,7 +125,7 @@ class Learner:
             kept.copy_(current)
 
 
-def learning_rate(settings: "TrainSettings", step: int, fraction: float) -> float:
+def learning_rate(settings: TrainSettings, step: int, fraction: float) -> float:
     """Linear warm-up over `warmup_steps`, then half a cosine down to a hundredth at `fraction` 1."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, fraction))

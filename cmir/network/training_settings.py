@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cmir.archive.schema import Modality
 from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
-from cmir.network.cmirnet_learner import CmirNetSettings
 from cmir.network.objectives import cmirnet, contrastive
+from cmir.network.objectives.cmirnet import CmirNetSettings
 from cmir.network.objectives.contrastive import ContrastiveWeights
 
 Preset = Literal["pan-ms", "image-speech", "all"]

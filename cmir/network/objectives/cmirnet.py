@@ -49,6 +49,16 @@ class CmirNetWeights(BaseModel):
         return self.model_copy(update={term: 0.0})
 
 
+class CmirNetSettings(BaseModel):
+    """How the published network is trained; the learning rate is the published one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: CmirNetWeights = Field(default_factory=CmirNetWeights)
+    stage1_share: float = Field(default=0.5, ge=0, le=1, description="part of the training that stage 1 takes")
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
 class CmirNetObjective(nn.Module):
     """The weighted sum of the terms of the stage that training is in.
 
