@@ -20,7 +20,6 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, with a warning
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
 
 
