@@ -164,7 +164,9 @@ def _run_step(step: Step) -> float:
         lines = done.stdout.strip().splitlines()
         told: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         raise CmirError(
-            f"{step.job} ended with an error", seen=told.get("error", f"exit {done.returncode}"), where=step.name
+            f"{step.job} ended with an error",
+            seen=str(told.get("error", f"exit {done.returncode}")).splitlines()[0],
+            where=step.name,
         )
     return time.monotonic() - began
 

@@ -148,8 +148,8 @@ def _upright(name: str, found: Findings) -> Table:
 def _rows(name: str, found: Sequence[Findings]) -> Table:
     """Alternatives side by side: a row each."""
     table = Table(title=name.replace("_", " "), title_justify="left")
-    for key in type(found[0]).model_fields if found else ():
-        table.add_column(key.replace("_", " "), overflow="fold")
+    for number, key in enumerate(type(found[0]).model_fields if found else ()):
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=number == 0)
     for one in found:
         table.add_row(*(_text(value) for _, value in one))
     return table
