@@ -43,7 +43,7 @@ class DemoSettings:
 
     @property
     def train_minutes(self) -> float:
-        return self.max_minutes or (18.0 if self.data else 3.0)  # Ray Train's own start comes on top
+        return self.max_minutes or (18.5 if self.data else 3.0)  # Ray Train's own start comes on top
 
 
 @dataclass

@@ -40,7 +40,7 @@ class TrainConfig(JobConfig):
     preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
     objective: Objective = Field("contrastive", description="Ours, or the published one to compare with.")
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
-    num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; 1, or one per GPU, otherwise.")
+    num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs, otherwise.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
     max_steps: int | None = Field(None, ge=1, description="End after so many steps.")
     max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")
@@ -105,7 +105,8 @@ def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
 
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus > 0)
-    workers = _worker_range(config.num_workers or str(max(1, num_gpus) if on_gpu else 1))
+    # two workers of one thread use two cores better than one of two threads: 0.73 against 0.93 s a step, preset all
+    workers = _worker_range(config.num_workers or str(max(1, num_gpus) if on_gpu else min(2, cluster.num_cpus())))
     num_threads = _cores_per_worker(workers[1])
     task = WorkerTask(
         settings=config.settings(),
