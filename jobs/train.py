@@ -40,7 +40,7 @@ class TrainConfig(JobConfig):
     preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
     objective: Objective = Field("contrastive", description="Ours, or the published one to compare with.")
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
-    num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs, otherwise.")
+    num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
     max_steps: int | None = Field(None, ge=1, description="End after so many steps.")
     max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")

@@ -16,7 +16,7 @@ from cmir.errors import DataError
 
 SHARD_BYTES: Final = 256 * 2**20
 _MIN_SHARD_BYTES: Final = 16 * 2**20
-_NUM_PARALLEL: Final = 8  # a small archive still makes this many tasks; fixed, so that no cluster's size shows in the files
+_NUM_PARALLEL: Final = 8  # tasks of a small archive; fixed, so that no cluster's size shows in the files
 _TASKS_FOLDER: Final = "_tasks"
 _MAX_ITEMS_PER_TASK: Final = 20_000
 

@@ -16,9 +16,9 @@ class Item:
     """One thing a source can read by itself, small enough to be listed by the million.
 
     `key` is the item's own name in the source, `scene_id` what must not be divided between splits, `split` set only
-    where the source itself decides it, `population` keeps groups of unlike kinds (scenes, voices) apart when splits are
-    drawn, so that each kind is divided by itself; `num_bytes` an estimate of the bytes of the largest modality it yields, `detail`
-    what `rows` needs to read it (picklable).
+    where the source itself decides it; `population` keeps groups of unlike kinds (scenes, voices) apart when splits are
+    drawn, so that each kind is divided by itself; `num_bytes` estimates the bytes of the largest modality it yields;
+    `detail` is what `rows` needs to read it (picklable).
     """
 
     key: str
@@ -34,7 +34,7 @@ class Source(Protocol):
     """A picklable reader of one kind of input."""
 
     def items(self) -> Iterator[Item]:
-        """List the input without reading pixels. Raises DataError where the input is missing or its table unreadable."""
+        """List the input, with little reading. Raises DataError where it is missing or its table unreadable."""
         ...
 
     def rows(self, item: Item) -> Iterator[ShardRow]:
