@@ -12,15 +12,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Outcome = TypeVar("Outcome")
 
 
-def connect() -> None:
-    """Connect to the cluster of RAY_ADDRESS, else start one here that ends with this process; does nothing twice."""
+def connect(*, with_dashboard: bool = False) -> None:
+    """Connect to the cluster of RAY_ADDRESS, else start one here that ends with this process; does nothing twice.
+
+    Ray Train asks the dashboard whether its controller lives; without one it ends a thread with a long traceback.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
+        ray.init(
+            address="local",
+            include_dashboard=with_dashboard,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
 
 
 def num_cpus() -> int:

@@ -37,6 +37,7 @@ class WorkerTask(BaseModel):
 def train_worker(task: dict[str, Any]) -> dict[str, Any]:
     """Train as one worker of Ray Train's group, going on from the run's last checkpoint where there is one."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # our own lines say what was reached and kept
     todo = WorkerTask.model_validate(task)
     torch.set_num_threads(todo.num_threads)
     device = get_device() if todo.device == "cuda" else torch.device("cpu")
