@@ -20,7 +20,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from cmir.archive import storage
-from cmir.errors import CmirError
+from cmir.errors import CmirError, SpaceMismatchError
 from cmir.network.embedder import Device, Embedder, Prepared
 from serve.asgi import create_app
 from serve.batching import Timed
@@ -57,26 +57,29 @@ class ServeArgs(BaseModel):
 
 
 class RemoteEncoder:
-    """The encoder of one bundle, in the replicas of another deployment."""
+    """The encoder of one space, in the replicas of another deployment."""
 
-    def __init__(self, handle: DeploymentHandle, bundle_uri: str) -> None:
-        self._handle, self._bundle_uri = handle, bundle_uri
+    def __init__(self, handle: DeploymentHandle, bundle_uri: str, space_id: str) -> None:
+        self._handle, self._bundle_uri, self._space_id = handle, bundle_uri, space_id
 
     async def warm(self) -> None:
         """Have every replica that runs now load the bundle."""
-        await self._handle.broadcast("warm", self._bundle_uri).results_async()
+        await self._handle.broadcast("warm", self._bundle_uri, self._space_id).results_async()
 
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D]; the way there and back counts as queue.
 
-        Raises ProblemError 429 where the replicas have too much waiting, CmirError where the encoder refuses the item.
+        Raises ProblemError 429 where the replicas have too much waiting, 503 where a replica finds another space's
+        bundle in the place of this one, CmirError where the encoder refuses the item.
         """
         started_at = time.perf_counter()
         try:
-            timed: Timed[F32] = await self._handle.encode.remote(prepared, self._bundle_uri)
+            timed: Timed[F32] = await self._handle.encode.remote(prepared, self._bundle_uri, self._space_id)
         except BackPressureError as error:
             raise ProblemError(429, "the encoders are busy", headers={"Retry-After": str(RETRY_AFTER_S)}) from error
         except RayTaskError as error:
+            if isinstance(error.cause, SpaceMismatchError):
+                raise ProblemError(503, str(error.cause)) from error  # nothing that the asker sent
             if isinstance(error.cause, CmirError):  # without the remote traceback that Ray puts into its text
                 raise error.cause from error
             raise
@@ -91,15 +94,15 @@ class EncoderReplica:
         """Ready once the bundle that is served first is warm."""
         pointer = check_bundle(args.gallery, args.bundle)
         self._pool = EncoderPool(device=args.device, limits=args.limits, metrics=Metrics())
-        await self._pool.warm(args.bundle or pointer.bundle_uri)
+        await self._pool.warm(args.bundle or pointer.bundle_uri, pointer.space_id)
 
-    async def warm(self, bundle_uri: str) -> None:
-        """Load a bundle, if it is not."""
-        await self._pool.warm(bundle_uri)
+    async def warm(self, bundle_uri: str, space_id: str) -> None:
+        """Load a bundle, if it is not; SpaceMismatchError where it is not of that space."""
+        await self._pool.warm(bundle_uri, space_id)
 
-    async def encode(self, prepared: Prepared, bundle_uri: str) -> Timed[F32]:
-        """The unit vector f32[D] of a prepared item in the space of that bundle."""
-        return await self._pool.encode(prepared, bundle_uri)
+    async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str) -> Timed[F32]:
+        """The unit vector f32[D] of a prepared item in that space, by the bundle at that URI."""
+        return await self._pool.encode(prepared, bundle_uri, space_id)
 
 
 @serve.ingress()
@@ -125,7 +128,7 @@ class Ingress:
 
     async def _remote_encoder(self, embedder: Embedder) -> Encoder:
         assert self._encoders is not None
-        encoder = RemoteEncoder(self._encoders, embedder.bundle.uri)
+        encoder = RemoteEncoder(self._encoders, embedder.bundle.uri, embedder.space_id)
         await encoder.warm()
         return encoder
 
@@ -133,8 +136,8 @@ class Ingress:
 def build(args: ServeArgs) -> Application:
     """The Serve application.
 
-    Raises, before anything is started, GalleryError where nothing is published, SpaceMismatchError where the bundle
-    given is of another space, ConfigError where the keys file admits nobody.
+    Raises, before anything is started, GalleryError where nothing is published, DataError where its bundle cannot be
+    read, SpaceMismatchError where the bundle is of another space, ConfigError where the keys file admits nobody.
     """
     keys_file = args.api_keys_file or os.environ.get("CMIR_API_KEYS_FILE")
     places = {"gallery": storage.absolute(args.gallery), "bundle": args.bundle and storage.absolute(args.bundle)}

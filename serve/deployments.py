@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from cmir.archive.schema import Media, Modality
-from cmir.errors import QueryError
+from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from cmir.gallery.publish import Pointer
 from cmir.gallery.search import GalleryItem, Hit
@@ -100,33 +100,43 @@ class LocalEncoder:
 
 
 class EncoderPool:
-    """Encoders of the bundles in use: that of the newest publish, and the one before it until its requests drain."""
+    """Encoders of the bundles in use: that of the newest publish, and the one before it until its requests drain.
+
+    A bundle is asked for by URI and space_id: a training into the same folder makes another space at the same URI.
+    """
 
     def __init__(self, *, device: Device, limits: Limits, metrics: Metrics) -> None:
         self._device, self._limits, self._metrics = device, limits, metrics
         self._executor = ThreadPoolExecutor(1, "encode")
-        self._encoders: dict[str, LocalEncoder] = {}  # by bundle URI, the newest last
+        self._encoders: dict[tuple[str, str], LocalEncoder] = {}  # by bundle URI and space_id, the newest last
         self._loading = asyncio.Lock()
 
-    async def warm(self, bundle_uri: str) -> None:
-        """Load a bundle and run every tower once, if it is not loaded. Raises what Embedder.open raises."""
+    async def warm(self, bundle_uri: str, space_id: str) -> None:
+        """Load a bundle and run every tower once, if it is not loaded.
+
+        Raises what Embedder.open raises, and SpaceMismatchError where the bundle there is not of that space.
+        """
+        wanted = (bundle_uri, space_id)
         async with self._loading:
-            if bundle_uri not in self._encoders:
-                embedder = await asyncio.to_thread(self._load, bundle_uri)
-                self._encoders[bundle_uri] = LocalEncoder(
+            if wanted not in self._encoders:
+                embedder = await asyncio.to_thread(self._load, bundle_uri, space_id)
+                self._encoders[wanted] = LocalEncoder(
                     embedder, executor=self._executor, limits=self._limits, metrics=self._metrics
                 )
                 while len(self._encoders) > _BUNDLES_KEPT:
                     del self._encoders[next(iter(self._encoders))]
 
-    async def encode(self, prepared: Prepared, bundle_uri: str) -> Timed[F32]:
-        """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first."""
-        if bundle_uri not in self._encoders:
-            await self.warm(bundle_uri)
-        return await self._encoders[bundle_uri].encode(prepared)
+    async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str) -> Timed[F32]:
+        """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first, as by `warm`."""
+        if (bundle_uri, space_id) not in self._encoders:
+            await self.warm(bundle_uri, space_id)
+        return await self._encoders[bundle_uri, space_id].encode(prepared)
 
-    def _load(self, bundle_uri: str) -> Embedder:
+    def _load(self, bundle_uri: str, space_id: str) -> Embedder:
         embedder = Embedder.open(bundle_uri, device=self._device)
+        if embedder.space_id != space_id:
+            what, fix = "the bundle is of another space than the one asked for", "train into a folder of its own"
+            raise SpaceMismatchError(what, seen=embedder.space_id, expected=space_id, where=bundle_uri, fix=fix)
         embedder.warm_up()
         return embedder
 

@@ -49,14 +49,14 @@ class Threads:
 
 
 def check_bundle(gallery_uri: str, bundle_uri: str | None) -> Pointer:
-    """What is published in the gallery, after a look at whether `bundle_uri`, where given, fits it.
+    """What is published in the gallery, after a look at whether the bundle, `bundle_uri` or the published one, fits it.
 
     Raises GalleryError where nothing is published, DataError where the bundle cannot be read, SpaceMismatchError where
     its space is not the published one.
     """
     pointer = read_pointer(gallery_uri)
-    if bundle_uri is not None:
-        _check_space(read_config(bundle_uri).space_id, bundle_uri, pointer, gallery_uri)
+    wanted = bundle_uri or pointer.bundle_uri
+    _check_space(read_config(wanted).space_id, wanted, pointer, gallery_uri)
     return pointer
 
 
@@ -151,10 +151,13 @@ def count_items(gallery_uri: str, pointer: Pointer) -> dict[str, int]:
 
 def _check_space(seen: str, bundle_uri: str, pointer: Pointer, gallery_uri: str) -> None:
     if seen != pointer.space_id:
+        fix = f"leave the bundle out, or give the one that was published: {pointer.bundle_uri}"
+        if bundle_uri == pointer.bundle_uri:
+            fix = "the bundle was trained anew in its place: embed, index and publish with it, or put the old one back"
         raise SpaceMismatchError(
             "the bundle is of another space than the published gallery",
             seen=f"{seen} ({bundle_uri})",
             expected=pointer.space_id,
             where=gallery_uri,
-            fix=f"leave the bundle out, or give the one that was published: {pointer.bundle_uri}",
+            fix=fix,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmir.errors import DataError
+from cmir.errors import DataError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from cmir.network.embedder import Embedder
 from serve.deployments import Decoder, EncoderPool, Finder, LocalEncoder, Wanted
@@ -94,16 +94,37 @@ def test_searches_share_a_call_only_where_all_their_wishes_are_equal(executor: E
 
 def test_an_encoder_pool_keeps_the_newest_bundles_and_loads_what_is_asked_for(tmp_path: Path) -> None:
     uris = [str(tmp_path / f"bundle-{seed}") for seed in range(3)]
-    for seed, uri in enumerate(uris):
-        make_bundle(uri, seed=seed)
+    spaces = [make_bundle(uri, seed=seed) for seed, uri in enumerate(uris)]
     item = media("ms", 0)
     expected = [Embedder.open(uri, device="cpu").embed([item])[0] for uri in uris]
     prepared = Embedder.open(uris[0], device="cpu").pre(item)
 
     async def talk() -> list[np.ndarray]:
         pool = EncoderPool(device="cpu", limits=LIMITS, metrics=Metrics())
-        await asyncio.gather(pool.warm(uris[0]), pool.warm(uris[0]))
-        return [(await pool.encode(prepared, uris[i])).result for i in (0, 1, 2, 0)]
+        await asyncio.gather(pool.warm(uris[0], spaces[0]), pool.warm(uris[0], spaces[0]))
+        return [(await pool.encode(prepared, uris[i], spaces[i])).result for i in (0, 1, 2, 0)]
 
     for seen, i in zip(asyncio.run(talk()), (0, 1, 2, 0), strict=True):
         np.testing.assert_allclose(seen, expected[i], atol=1e-6)
+
+
+def test_a_bundle_trained_anew_in_its_place_is_another_one(tmp_path: Path) -> None:
+    uri, item = str(tmp_path / "bundle"), media("ms", 0)
+    pool = EncoderPool(device="cpu", limits=LIMITS, metrics=Metrics())
+
+    def trained(seed: int) -> tuple[str, Embedder]:
+        return make_bundle(uri, seed=seed), Embedder.open(uri, device="cpu")
+
+    async def talk() -> None:
+        spaces = [trained(0), trained(1)]
+        await pool.warm(uri, spaces[1][0])
+        with pytest.raises(SpaceMismatchError, match=f"seen {spaces[1][0]}, expected {spaces[0][0]}.*{uri}"):
+            await pool.warm(uri, spaces[0][0])
+        spaces.append(trained(2))
+        for space_id, embedder in (spaces[2], spaces[1]):  # the new one, and the one before for those who still ask
+            timed = await pool.encode(embedder.pre(item), uri, space_id)
+            np.testing.assert_allclose(timed.result, embedder.embed([item])[0], atol=1e-6)
+        with pytest.raises(SpaceMismatchError, match="another space than the one asked for"):
+            await pool.encode(spaces[0][1].pre(item), uri, spaces[0][0])
+
+    asyncio.run(talk())

@@ -79,6 +79,15 @@ def test_a_bundle_of_another_space_is_refused_before_anything_is_opened(
         check_bundle(str(tmp_path / "nothing"), None)
 
 
+def test_a_bundle_trained_anew_in_its_place_is_refused(tmp_path: Path) -> None:
+    bundle_uri, gallery_uri = published(tmp_path)
+    make_bundle(bundle_uri, seed=4)
+    with pytest.raises(SpaceMismatchError, match="trained anew in its place"):
+        check_bundle(gallery_uri, None)
+    with pytest.raises(SpaceMismatchError, match="trained anew in its place"):
+        asyncio.run(build_engine(gallery_uri, device="cpu", limits=LIMITS).start())
+
+
 def test_a_publish_of_another_space_and_a_rollback_are_taken_up_under_load(tmp_path: Path) -> None:
     first_bundle, gallery_uri = published(tmp_path)
     first = Embedder.open(first_bundle, device="cpu").space_id
