@@ -92,7 +92,7 @@ class ImageSearchParameters(ImageParameters, SearchParameters):
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for text nested too deeply
         raise QueryError("filters are not JSON", seen=repr(text[:100]), expected="a JSON object") from error
     if not isinstance(value, dict):
         raise QueryError("filters are not a JSON object", seen=type(value).__name__, expected="a JSON object")

@@ -183,6 +183,14 @@ def test_any_text_is_only_ever_compared(dataset: lance.LanceDataset, text: str) 
         ({"polygon": {"type": "Polygon"}}, "not a polygon"),
         ({"polygon": '{"type": '}, "not JSON"),
         ({"polygon": 7}, "not a polygon"),
+        ({"polygon": "GEOMETRYCOLLECTION(" * 3000}, "expected a Polygon or MultiPolygon"),
+        ({"polygon": "GEOMETRYCOLLECTION(" * 100_000}, "more than 65536 characters"),
+        ({"polygon": "SRID=4326;POLYGON ((0 0, 1 0, 1 1, 0 0))"}, "without SRID"),
+        ({"polygon": "POLYGON" + "(" * 60_000}, "not a polygon"),
+        ({"polygon": '{"type": "Polygon", "coordinates": ' + "[" * 60_000}, "not JSON"),
+        ({"polygon": {"type": "Polygon", "coordinates": [[[10**400, 0], [1, 0], [1, 1]]]}}, "filter polygon"),
+        ({"polygon": {"type": "Polygon", "coordinates": [[0, 0], [1, 0], [1, 1]]}}, "not a polygon"),
+        ({"polygon": {"type": "GeometryCollection", "geometries": []}}, "not a polygon"),
         ({"datetime": "yesterday"}, "ISO 8601"),
         ({"datetime": "../.."}, "expected an instant"),
         ({"datetime": "2020-02-01/2020-01-01"}, "start is later"),
@@ -197,6 +205,26 @@ def test_any_text_is_only_ever_compared(dataset: lance.LanceDataset, text: str) 
 def test_what_does_not_fit_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(QueryError, match=message):
         Filters.parse(values)
+
+
+@pytest.mark.parametrize("num_levels", [4, 500, 50_000])
+def test_nesting_is_refused_at_any_depth(num_levels: int) -> None:
+    nested: list[Any] = [0, 0]
+    collection: dict[str, Any] = {"type": "Point", "coordinates": [0, 0]}
+    for _ in range(num_levels):
+        nested = [nested]
+        collection = {"type": "GeometryCollection", "geometries": [collection]}
+    whole = [{"type": kind, "coordinates": nested} for kind in ("Polygon", "MultiPolygon")]
+    for polygon in (*whole, collection, {"type": "Feature", "geometry": collection}, nested):
+        with pytest.raises(QueryError, match="not a polygon"):
+            Filters.parse({"polygon": polygon})
+    with pytest.raises(QueryError, match="filter bbox"):
+        Filters.parse({"bbox": nested})
+
+
+def test_a_polygon_in_any_spelling_is_taken(dataset: lance.LanceDataset) -> None:
+    wanted = matching(dataset, Filters(polygon=RING))
+    assert matching(dataset, Filters(polygon=f"\n {RING.lower()}")) == wanted != set()
 
 
 def test_the_model_itself_raises_what_pydantic_raises() -> None:

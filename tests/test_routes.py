@@ -208,6 +208,9 @@ def test_info_health_readiness_metrics(http: httpx.Client) -> None:
         ("/v1/search/image?bbox=1,2,3", png(pixels("pan", 0)), 422, "filter bbox"),
         ("/v1/search/image?filters=[1]", png(pixels("pan", 0)), 422, "not a JSON object"),
         ("/v1/search/image?filters={", png(pixels("pan", 0)), 422, "not JSON"),
+        ("/v1/search/image?filters=" + "[" * 20_000, png(pixels("pan", 0)), 422, "not JSON"),
+        ("/v1/search/image?polygon={%22type%22:" + "[" * 20_000, png(pixels("pan", 0)), 422, "polygon is not JSON"),
+        ("/v1/search/image?polygon=" + "GEOMETRYCOLLECTION(" * 1000, png(pixels("pan", 0)), 422, "expected a Polygon"),
         ("/v1/search/speech", wav(np.zeros(0, np.float32)), 422, "no samples"),
         ("/v1/search/speech", wav(tone(0))[:2000], 422, "cut short"),
         ("/v1/search/speech", b"hello, not a sound", 415, "wav, flac, ogg"),
@@ -242,6 +245,22 @@ def test_files_that_cannot_be_asked_by(http: httpx.Client, path: str, content: b
 def test_bodies_that_cannot_be_answered(http: httpx.Client, body: bytes, status: int, text: str) -> None:
     response = http.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
     assert text in refused(response, status)
+
+
+@pytest.mark.parametrize("num_levels", [100, 800, 900, 950, 990, 1500])  # about 1000 is Python's own limit
+def test_no_depth_of_nesting_is_a_failure(http: httpx.Client, num_levels: int) -> None:
+    nested = "[" * num_levels + "0" + "]" * num_levels
+    polygon = f'{{"type": "Polygon", "coordinates": {nested}}}'
+    for filters in (nested, f'{{"bbox": {nested}}}', f'{{"polygon": {polygon}}}', f'{{"x": {nested}}}'):
+        body = f'{{"parts": [{json.dumps(WATER)}], "filters": {filters}}}'
+        response = http.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+        assert refused(response, 400 if num_levels == 1500 else response.status_code)
+        assert response.status_code in (400, 422)
+        asked = http.post("/v1/search/image", params={"filters": filters}, content=png(pixels("pan", 0)))
+        assert refused(asked, 422)
+    vector = f'{{"vector": {nested}, "space_id": "{SPACE}"}}'
+    response = http.post("/v1/search/embedding", content=vector, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422), response.text
 
 
 def test_other_refusals(http: httpx.Client) -> None:

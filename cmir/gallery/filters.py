@@ -7,6 +7,8 @@ has one, else on its bbox; items with neither never match a place.
 
 import json
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,8 +21,11 @@ from cmir.errors import QueryError
 from cmir.gallery.commits import quoted
 
 MAX_POLYGON_POINTS: Final = 10_000
+MAX_POLYGON_TEXT: Final = 65_536  # characters of WKT or GeoJSON text
 MAX_TEXT: Final = 256  # characters of a sensor's or a label's name
 MAX_LABELS: Final = 64
+_POLYGON_WKT: Final = re.compile(r"\s*(MULTI)?POLYGON", re.IGNORECASE)
+_GEOJSON_LEVELS: Final = {"Polygon": 3, "MultiPolygon": 4}  # of lists around a number, RFC 7946 section 3.1
 _OPEN: Final = ("", "..")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -57,7 +62,7 @@ class Filters(BaseModel):
             name = ".".join(map(str, first["loc"])) or "filters"
             what = f"filter {name} does not fit: {first['msg'].removeprefix('Value error, ')}"
             known = ", ".join(cls.model_fields)
-            raise QueryError(what, seen=repr(first.get("input"))[:200], fix=f"known filters: {known}") from error
+            raise QueryError(what, seen=reprlib.repr(first.get("input")), fix=f"known filters: {known}") from error
 
     @field_validator("bbox", mode="before")
     @classmethod
@@ -79,10 +84,12 @@ class Filters(BaseModel):
     def _read_polygon(cls, value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, str) and len(value) > MAX_POLYGON_TEXT:
+            raise ValueError(f"polygon has more than {MAX_POLYGON_TEXT} characters")
         if isinstance(value, str) and value.lstrip().startswith("{"):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # the latter for text nested too deeply
                 raise ValueError("polygon is not JSON") from error
         return _polygon(value).wkt
 
@@ -184,10 +191,15 @@ def _instant_us(text: str, time_of_day: str) -> int | None:
 
 
 def _polygon(value: Any) -> shapely.Geometry:
-    """A valid Polygon or MultiPolygon within lon/lat bounds. Raises ValueError for anything else."""
+    """A valid Polygon or MultiPolygon within lon/lat bounds. Raises ValueError for anything else.
+
+    Other kinds are refused before they are parsed: GEOS follows nested collections by recursion, down to a crash.
+    """
+    if isinstance(value, str) and not _POLYGON_WKT.match(value):
+        raise ValueError("expected a Polygon or MultiPolygon in GeoJSON or WKT, without SRID")
     try:
         shape = shapely.from_wkt(value) if isinstance(value, str) else _from_geojson(value)
-    except (shapely.errors.ShapelyError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (shapely.errors.ShapelyError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ValueError("not a polygon in GeoJSON or WKT") from error
     if shape is None or shape.geom_type not in ("Polygon", "MultiPolygon") or shape.is_empty:
         raise ValueError("expected a Polygon or MultiPolygon with points")
@@ -204,4 +216,13 @@ def _polygon(value: Any) -> shapely.Geometry:
 def _from_geojson(value: Mapping[str, Any]) -> shapely.Geometry:
     if value.get("type") == "Feature":
         value = value["geometry"]
+    if value["type"] not in _GEOJSON_LEVELS:
+        raise ValueError("its type is not Polygon or MultiPolygon")
+    inner = [value["coordinates"]]
+    for _ in range(_GEOJSON_LEVELS[value["type"]]):
+        if not all(isinstance(part, list | tuple) for part in inner):
+            raise ValueError("its coordinates are nested too little")
+        inner = [deeper for part in inner for deeper in part]
+    if not all(isinstance(number, int | float) for number in inner):
+        raise ValueError("its coordinates are nested too deeply, or are not numbers")
     return shapely.geometry.shape(value)
