@@ -4,7 +4,7 @@ Answers go to stdout, as a table for a terminal or as JSON with --json; a refusa
 """
 
 import json
-import subprocess
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -62,12 +62,8 @@ def serve(
     """Keep the service up until it is interrupted."""
     flags = ["--gallery", gallery, "--composition", composition, "--host", host, "--port", str(port)]
     flags += ["--bundle", bundle] if bundle else []
-    process = subprocess.Popen([sys.executable, "-m", "serve", *flags])
-    while True:
-        try:
-            raise typer.Exit(process.wait())
-        except KeyboardInterrupt:
-            continue  # the service got the same signal and ends by itself
+    # in the place of this process, so that every signal to it reaches the service and none is left behind
+    os.execv(sys.executable, [sys.executable, "-m", "serve", *flags])
 
 
 @app.command()

@@ -14,11 +14,14 @@ import threading
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from cmir.errors import CmirError
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Composition(StrEnum):
@@ -75,16 +78,22 @@ def serve_here(
         object_store_memory=256 * 2**20,
     )
     try:
+        for number in _ENDING:  # only now: ray.init installs handlers of its own
+            signal.signal(number, _end)
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(application, name="cmir")
-        over = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):  # only now: ray.init installs handlers of its own
-            signal.signal(number, lambda _number, _frame: over.set())
         print(f"http://{host}:{port}/", flush=True)
-        over.wait()
+        threading.Event().wait()
     finally:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)  # what is started must be ended, whoever is impatient
         serve.shutdown()
         ray.shutdown()
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Handler of a signal: leave by way of what cleans up, also where the service is not up yet."""
+    raise SystemExit(0)
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
 """The console script, as a person types it, on a small published gallery and archive."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +16,7 @@ from cmir.cli import app
 from cmir.errors import CmirError
 from cmir.live_queries import image_file, wav_file
 from tests import serve_real, tiny_archives
+from tests.conftest import free_port
 
 run = CliRunner()
 
@@ -122,3 +126,52 @@ def test_doctor_finds_what_the_project_needs() -> None:
     result = run.invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "log-mel of one second" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_becomes_the_service_so_that_signals_reach_it(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "serve").mkdir()
+    (tmp_path / "serve" / "__init__.py").touch()
+    (tmp_path / "serve" / "__main__.py").write_text(  # stands before the real one, in the folder it is run from
+        "import os, signal, sys\n"
+        "both = {signal.SIGTERM, signal.SIGINT}\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, both)\n"
+        "print(os.getpid(), *sys.argv[1:], flush=True)\n"
+        "print(signal.sigwait(both).name, flush=True)\n"
+        "sys.exit(7)\n"
+    )
+    command = [sys.executable, "-m", "cmir.cli", "serve", "--gallery", "g", "--port", "8123", "--bundle", "b"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline().split()
+        process.send_signal(number)
+        rest = process.communicate(timeout=20)[0]
+    flags = ["--gallery", "g", "--composition", "fused", "--host", "127.0.0.1", "--port", "8123", "--bundle", "b"]
+    assert first == [str(process.pid), *flags]
+    assert (rest.strip(), process.returncode) == (number.name, 7)
+
+
+@pytest.mark.slow
+def test_serve_that_is_told_to_end_leaves_no_process(published: tuple[str, str]) -> None:
+    command = [sys.executable, "-m", "cmir.cli", "serve", "--gallery", published[1], "--port", str(free_port())]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("http://") for line in process.stdout)
+        process.terminate()
+        assert process.wait(40) == 0
+    deadline = time.monotonic() + 10
+    while group_is_alive(process.pid):
+        assert time.monotonic() < deadline, "a process of the service is left"
+        time.sleep(0.1)
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether any process of a group is there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
