@@ -38,6 +38,7 @@ from serve.routes import operations, router
 _WEB: Final = Path(__file__).parent / "web"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _API_PREFIX: Final = "/v1/"
+_CORS_HEADERS: Final = ("Authorization", "Content-Type", "X-Request-Id")
 _METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
 _CLIENT_HAS_GONE: Final = 499  # as proxies log it; never sent
 _SECURITY_HEADERS: Final = {
@@ -79,7 +80,12 @@ def create_app(engine: Engine, *, keys: KeyRing | None = None, cors_origins: Seq
     _add_problems(app)
     app.add_middleware(Border, engine=engine, keys=keys)
     if cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(cors_origins), allow_methods=["GET", "POST"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=_CORS_HEADERS,
+        )
     return app
 
 

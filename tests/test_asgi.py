@@ -138,6 +138,24 @@ def test_every_answer_carries_the_security_headers() -> None:
         )
 
 
+def test_another_origin_may_send_its_key(tmp_path: Path) -> None:
+    key, line = new_key("map")
+    (tmp_path / "keys").write_text(line)
+    origin = {"Origin": "https://map.example"}
+    app = create_app(FakeGallery().engine(), keys=KeyRing(tmp_path / "keys"), cors_origins=[origin["Origin"]])
+    with running(app) as http:
+        wanted = {"Access-Control-Request-Method": "POST"}
+        for name in ("authorization", "content-type", "x-request-id"):
+            asked = {**origin, **wanted, "Access-Control-Request-Headers": name}
+            allowed = http.options("/v1/search", headers=asked)
+            assert allowed.status_code == 200, allowed.text
+            assert name in allowed.headers["access-control-allow-headers"].lower()
+        other = {**origin, **wanted, "Access-Control-Request-Headers": "x-other"}
+        assert http.options("/v1/search", headers=other).status_code == 400
+        answered = http.get("/v1/info", headers={**origin, "Authorization": f"Bearer {key}"})
+        assert (answered.status_code, answered.headers["access-control-allow-origin"]) == (200, origin["Origin"])
+
+
 def test_the_pages_load_nothing_from_elsewhere() -> None:
     with running(create_app(FakeGallery().engine())) as http:
         for path in ("/", "/docs"):
