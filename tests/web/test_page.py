@@ -30,11 +30,21 @@ def playwright(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if folder := os.environ.get("CMIR_PLAYWRIGHT"):
         return Path(folder)
     folder_path = tmp_path_factory.mktemp("playwright")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder_path), "playwright-core@1"]
-    installed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if installed.returncode != 0:
-        pytest.skip("npm cannot install playwright-core here: the page is not driven in a browser")
+    if reason := why_not_installed(folder_path, timeout_s=120):
+        pytest.skip(f"npm cannot install playwright-core here ({reason}): the page is not driven in a browser")
     return folder_path
+
+
+def why_not_installed(folder: Path, *, timeout_s: float) -> str | None:
+    """Install playwright-core into a folder; None, or why npm did not."""
+    command = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=0", "--prefix", str(folder)]
+    try:
+        done = subprocess.run(
+            [*command, "playwright-core@1"], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {timeout_s:g} s"
+    return None if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.strip()[-200:]}"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +68,18 @@ def told(playwright: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return seen
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"), [("exec sleep 20", "no answer in 0.5 s"), ("echo offline >&2; exit 3", "exit 3: offline")]
+)
+def test_an_npm_that_does_not_install_is_a_reason_to_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, reason: str
+) -> None:
+    (tmp_path / "npm").write_text(f"#!/bin/sh\n{does}\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert why_not_installed(tmp_path / "modules", timeout_s=0.5) == reason
 
 
 def test_the_page_says_what_is_served_and_offers_its_words(told: dict[str, object]) -> None:
