@@ -120,24 +120,28 @@ def run(config: ShardConfig) -> JobResult:
         tasks = list(intake.plan_tasks(drawn, intake.shard_bytes_for(items)))
         settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
         output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
+    done = [summary for task in tasks if (summary := intake.read_summary(output.working_uri, task))]
+    num_skipped = sum(summary.num_rows_committed for summary in done)
+    intake.drop_tasks_from(output.working_uri, len(tasks))
     summaries = _write(source, tasks, output.working_uri)
     num_committed = sum(summary.num_rows_committed for summary in summaries)
     num_quarantined = sum(summary.num_quarantined for summary in summaries)
-    quarantine_uri = join(output.working_uri, "_quarantine")
+    counts: dict[str, int | float] = {
+        "num_rows_input": num_committed + num_quarantined,
+        "num_rows_committed": num_committed - num_skipped,
+        "num_rows_skipped": num_skipped,
+        "num_rows_quarantined": num_quarantined,
+        "num_pieces_total": len(tasks),
+        "num_pieces_skipped": len(done),
+    }
+    result = JobResult({"archive": output.uri}, counts)
+    place = join(output.working_uri, "_quarantine")
     entrypoint.check_reject_ratio(
-        num_quarantined, num_committed + num_quarantined, config.max_reject_ratio, quarantine_uri
+        num_quarantined, num_committed + num_quarantined, config.max_reject_ratio, place, result
     )
     intake.forget_tasks(output.working_uri)
     output.finish()
-    counts: dict[str, int | float] = {
-        "num_rows_input": num_committed + num_quarantined,
-        "num_rows_committed": num_committed,
-        "num_rows_skipped": 0,
-        "num_rows_quarantined": num_quarantined,
-        "num_pieces_total": len(tasks),
-        "num_pieces_skipped": 0,
-    }
-    return JobResult({"archive": output.uri}, counts)
+    return result
 
 
 def _write(source: Source, tasks: list[intake.Task], working_uri: str) -> list[intake.TaskSummary]:

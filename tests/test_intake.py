@@ -65,7 +65,33 @@ def test_a_finished_task_is_not_done_again(tmp_path: Path, make_row: MakeRow) ->
     assert intake.write_task(source, task, str(tmp_path)) == first
     assert written.stat().st_mtime_ns == before
     intake.forget_tasks(str(tmp_path))
-    assert intake.read_summary(str(tmp_path), 0) is None
+    assert intake.read_summary(str(tmp_path), task) is None
+
+
+def test_a_task_whose_items_changed_is_done_again_and_leaves_nothing_of_the_old(
+    tmp_path: Path, make_row: MakeRow
+) -> None:
+    source = Pairs(make_row)
+    items = tuple(source.items())
+    before, after = Task(0, "train", items), Task(0, "val", items[:2])
+    intake.write_task(source, before, str(tmp_path))
+    assert intake.read_summary(str(tmp_path), after) is None
+    assert intake.write_task(source, after, str(tmp_path)).num_rows == {"pan": 2, "rgb": 2}
+    assert intake.read_summary(str(tmp_path), before) is None
+    found = [(shard.modality, shard.split, shard.num_rows) for shard in shards.list_shards(str(tmp_path))]
+    assert found == [("pan", "val", 2), ("rgb", "val", 2)]
+    assert not (tmp_path / "_quarantine" / "part-00000.parquet").exists()
+
+
+def test_tasks_beyond_the_last_are_dropped_with_their_files(tmp_path: Path, make_row: MakeRow) -> None:
+    source = Pairs(make_row)
+    tasks = [Task(index, "train", tuple(source.items())) for index in range(3)]
+    for task in tasks:
+        intake.write_task(source, task, str(tmp_path))
+    intake.drop_tasks_from(str(tmp_path), 1)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert [name for name in left if "00000" not in name] == []
+    assert intake.read_summary(str(tmp_path), tasks[0]) is not None
 
 
 def test_an_id_that_stands_twice_is_kept_once(tmp_path: Path, make_row: MakeRow) -> None:
@@ -78,7 +104,8 @@ def test_an_id_that_stands_twice_is_kept_once(tmp_path: Path, make_row: MakeRow)
 
 def test_a_place_that_cannot_be_written_raises_and_leaves_no_summary(tmp_path: Path, make_row: MakeRow) -> None:
     source = Pairs(make_row)
+    task = Task(0, "train", tuple(source.items()))
     (tmp_path / "pan").write_text("a file where a folder must be")
     with pytest.raises((FileExistsError, NotADirectoryError), match="pan"):
-        intake.write_task(source, Task(0, "train", tuple(source.items())), str(tmp_path))
-    assert intake.read_summary(str(tmp_path), 0) is None
+        intake.write_task(source, task, str(tmp_path))
+    assert intake.read_summary(str(tmp_path), task) is None

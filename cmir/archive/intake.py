@@ -1,16 +1,19 @@
 """Items of a source become shard files, task by task; every task can run anywhere and be run again.
 
 A task holds the items of one split for about one shard file; it writes one file per modality that its items yield and,
-last, a summary that says it is done. A job that died goes on with the tasks that have no summary.
+last, a summary that says it is done, and of which items. A job that died goes on with the tasks that have no summary of
+the items they hold now: what changed in the input since is read again.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from cmir.archive import shards, storage
-from cmir.archive.schema import ShardRow, Split
+from cmir.archive.schema import MODALITIES, SPLITS, ShardRow, Split
 from cmir.archive.sources import Item, Source
 from cmir.errors import DataError
 
@@ -29,12 +32,19 @@ class Task:
     split: Split
     items: tuple[Item, ...]
 
+    @property
+    def digest(self) -> str:
+        """Tells tasks of one index apart: 16 hex digits of its split and the keys of its items, in order."""
+        named = json.dumps([self.split, *(item.key for item in self.items)])
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """What became of a task: rows written, by modality, and rows quarantined."""
+    """What became of a task, which `digest` names: rows written, by modality, and rows quarantined."""
 
     index: int
+    digest: str = ""
     num_rows: dict[str, int] = field(default_factory=dict)
     num_quarantined: int = 0
 
@@ -69,11 +79,13 @@ def plan_tasks(drawn: Iterable[tuple[Item, Split]], shard_bytes: int = SHARD_BYT
 def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
     """Read a task's items and put its shard files, its quarantine and its summary; an item that fails is quarantined.
 
-    Raises OSError where the output cannot be written; nothing half written stays then.
+    A task finished with these very items is left as it is; what another left under its index is replaced. Raises
+    OSError where the output cannot be written; nothing half written stays then.
     """
-    done = read_summary(output_uri, task.index)
+    done = read_summary(output_uri, task)
     if done is not None:
         return done
+    storage.delete_tree(_summary_uri(output_uri, task.index))  # of other items; its files are about to be replaced
     writers: dict[str, shards.ShardFileWriter] = {}
     rejected: list[tuple[str, str | None, str, bytes | None]] = []
     seen: set[str] = set()
@@ -96,18 +108,34 @@ def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
         for writer in writers.values():
             writer.abort()
         raise
+    written = {writer.uri for writer in writers.values()}
     if rejected:
-        quarantine_uri = storage.join(output_uri, "_quarantine", f"part-{task.index:05d}.parquet")
-        shards.write_quarantine(shards.quarantine_table(rejected), quarantine_uri)
-    summary = TaskSummary(task.index, {name: writer.num_rows for name, writer in writers.items()}, len(rejected))
+        written.add(_quarantine_uri(output_uri, task.index))
+        shards.write_quarantine(shards.quarantine_table(rejected), _quarantine_uri(output_uri, task.index))
+    for uri in _places(output_uri, task.index):
+        if uri not in written:
+            storage.delete_tree(uri)
+    num_rows = {name: writer.num_rows for name, writer in writers.items()}
+    summary = TaskSummary(task.index, task.digest, num_rows, len(rejected))
     storage.put_atomic(_summary_uri(output_uri, task.index), json.dumps(asdict(summary)).encode())
     return summary
 
 
-def read_summary(output_uri: str, index: int) -> TaskSummary | None:
-    """The summary of a finished task, None where it has not finished."""
-    uri = _summary_uri(output_uri, index)
-    return TaskSummary(**json.loads(storage.read_bytes(uri))) if storage.exists(uri) else None
+def read_summary(output_uri: str, task: Task) -> TaskSummary | None:
+    """The summary of a finished task, None where it has not finished or held other items then."""
+    uri = _summary_uri(output_uri, task.index)
+    if not storage.exists(uri):
+        return None
+    summary = TaskSummary(**json.loads(storage.read_bytes(uri)))
+    return summary if summary.digest == task.digest else None
+
+
+def drop_tasks_from(output_uri: str, num_tasks: int) -> None:
+    """Remove what tasks of index `num_tasks` and higher left: an input that shrank has fewer tasks than before."""
+    for file in storage.list_files(output_uri):
+        index = re.fullmatch(r"(?:part-)?(\d+)\.(?:parquet|json)", storage.name_of(file.uri))
+        if index and int(index[1]) >= num_tasks:
+            storage.delete_tree(file.uri)
 
 
 def forget_tasks(output_uri: str) -> None:
@@ -120,9 +148,23 @@ def _writer(
 ) -> shards.ShardFileWriter:
     modality = row.media.modality
     if modality not in writers:
-        uri = storage.join(output_uri, modality, task.split, f"part-{task.index:05d}.parquet")
+        uri = _shard_uri(output_uri, modality, task.split, task.index)
         writers[modality] = shards.ShardFileWriter(uri, task.split)
     return writers[modality]
+
+
+def _places(output_uri: str, index: int) -> list[str]:
+    """Wherever a task of this index may have put rows."""
+    found = [_shard_uri(output_uri, modality, split, index) for modality in MODALITIES for split in SPLITS]
+    return [*found, _quarantine_uri(output_uri, index)]
+
+
+def _shard_uri(output_uri: str, modality: str, split: str, index: int) -> str:
+    return storage.join(output_uri, modality, split, f"part-{index:05d}.parquet")
+
+
+def _quarantine_uri(output_uri: str, index: int) -> str:
+    return storage.join(output_uri, "_quarantine", f"part-{index:05d}.parquet")
 
 
 def _summary_uri(output_uri: str, index: int) -> str:
