@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,49 @@ def test_lance_options_come_from_the_same_variables(monkeypatch: pytest.MonkeyPa
     assert options["allow_http"] == "true"
     assert all(isinstance(value, str) for value in options.values())
     assert storage.lance_options("/local") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("s3://bucket//a///b/", "s3://bucket/a/b"),
+        ("/data/./a/../b//c/", "/data/b/c"),
+        ("//data/a", "/data/a"),
+    ],
+)
+def test_a_place_has_one_name(given: str, named: str) -> None:
+    assert storage.absolute(given) == named
+
+
+def test_a_link_to_nothing_is_listed_so_that_its_reader_can_say_so(tmp_path: Path) -> None:
+    (tmp_path / "gone.tif").symlink_to(tmp_path / "nowhere.tif")
+    (file,) = storage.list_files(str(tmp_path))
+    assert (storage.name_of(file.uri), file.num_bytes) == ("gone.tif", 0)
+    with pytest.raises(DataError, match=r"input not found.*gone\.tif"):
+        storage.read_bytes(file.uri)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:  # the tests may run as root, whom no permission stops
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"folder not readable: seen Permission denied.*closed"):
+        storage.list_files(str(tmp_path))
+
+
+def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(DataError, match=r"cannot be read.*s3://bucket/archive"):
+        storage.list_files("s3://bucket/archive")
+    with pytest.raises(OSError, match="s3://bucket/file cannot be written"):
+        storage.put_atomic("s3://bucket/file", b"data")

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow.fs as pafs
+from botocore.exceptions import BotoCoreError
 
 from cmir.errors import ConfigError, DataError
 
@@ -71,8 +72,14 @@ def local_path(uri: str) -> Path:
 
 
 def absolute(uri: str) -> str:
-    """The same place named for another process: local paths become absolute, s3:// stays, no final slash."""
-    return uri.rstrip("/") if is_s3(uri) else str(local_path(uri).absolute())
+    """The one name of a place, for another process too: absolute, with no `.` and `..` (locally) and no spare slashes.
+
+    >>> absolute("s3://bucket//a/b/"), absolute("/data/./a/../b//c/")
+    ('s3://bucket/a/b', '/data/b/c')
+    """
+    if is_s3(uri):
+        return "s3://" + re.sub("/+", "/", uri.removeprefix("s3://")).rstrip("/")
+    return re.sub("^/+", "/", os.path.abspath(local_path(uri)))  # noqa: PTH100 - Path has nothing that drops `..`
 
 
 def join(uri: str, *parts: str) -> str:
@@ -90,26 +97,30 @@ def name_of(uri: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """True where a file, or a folder with anything in it, is found (an empty local folder counts as absent)."""
-    if not is_s3(uri):
-        path = local_path(uri)
-        return path.is_file() or (path.is_dir() and any(path.iterdir()))
-    filesystem = _s3fs(S3Settings.from_environment())
-    filesystem.invalidate_cache()
+    """True where a file, or a folder with anything in it, is found (an empty local folder counts as absent).
+
+    Raises DataError where that cannot be told.
+    """
     with _named(uri):
+        if not is_s3(uri):
+            path = local_path(uri)
+            return path.is_file() or (path.is_dir() and any(path.iterdir()))
+        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem.invalidate_cache()
         return bool(filesystem.exists(uri))
 
 
 def list_files(uri: str, suffix: str = "") -> list[FileInfo]:
     """All files below a URI whose names end with `suffix`, sorted; a file lists itself.
 
-    Raises DataError where nothing is there.
+    A link to nothing is listed with 0 bytes: its reader says what is wrong with it. Raises DataError where nothing is
+    there or a folder cannot be read.
     """
-    if not is_s3(uri):
-        return _list_local(local_path(uri), uri, suffix)
-    filesystem = _s3fs(S3Settings.from_environment())
-    filesystem.invalidate_cache()
     with _named(uri):
+        if not is_s3(uri):
+            return _list_local(local_path(uri), uri, suffix)
+        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem.invalidate_cache()
         found = filesystem.find(uri, detail=True)
     if not found:
         raise DataError("input not found", seen="no object", expected="a file or folder", where=uri)
@@ -142,7 +153,8 @@ def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
     if is_s3(uri):
         filesystem = _s3fs(S3Settings.from_environment())
         try:
-            filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
+            with _written(uri):
+                filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
         except FileExistsError as error:
             raise FileExistsError(errno.EEXIST, "stands already", uri) from error
         filesystem.invalidate_cache()
@@ -165,10 +177,11 @@ def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
 
 
 def upload(local: Path, uri: str) -> None:
-    """Put a local file at a URI, whole or not at all, without holding it in memory."""
+    """Put a local file at a URI, whole or not at all, without holding it in memory. Raises OSError where it cannot."""
     if is_s3(uri):
         filesystem = _s3fs(S3Settings.from_environment())
-        filesystem.put_file(str(local), uri)
+        with _written(uri):
+            filesystem.put_file(str(local), uri)
         filesystem.invalidate_cache()
         return
     target = local_path(uri)
@@ -257,17 +270,31 @@ def _list_local(path: Path, uri: str, suffix: str) -> list[FileInfo]:
         return [FileInfo(uri, path.stat().st_size)] if path.name.endswith(suffix) else []
     if not path.is_dir():
         raise DataError("input not found", seen="nothing", expected="a file or folder", where=uri)
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise DataError("folder not readable", seen="permission denied", expected="read permission", where=uri)
     files: list[FileInfo] = []
-    for folder, subfolders, names in os.walk(path):
-        subfolders.sort()
-        files += [
-            FileInfo(os.path.join(folder, name), os.stat(os.path.join(folder, name)).st_size)  # noqa: PTH116, PTH118
-            for name in sorted(names)
-            if name.endswith(suffix) and not name.startswith(".")
-        ]
+    for folder, _, names in os.walk(path, onerror=_refuse_folder):
+        wanted = (name for name in names if name.endswith(suffix) and not name.startswith("."))
+        found = (_info(os.path.join(folder, name)) for name in wanted)  # noqa: PTH118 - a Path for each takes too long
+        files += [file for file in found if file is not None]
     return sorted(files, key=lambda file: file.uri)
+
+
+def _info(path: str) -> FileInfo | None:
+    """One file of a listing; None where it went away while the folder was read."""
+    try:
+        return FileInfo(path, os.stat(path).st_size)  # noqa: PTH116
+    except OSError as error:
+        if os.path.islink(path):  # noqa: PTH114
+            return FileInfo(path, 0)
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
+
+
+def _refuse_folder(error: OSError) -> None:
+    """What os.walk cannot read must not be passed over, unless it went away meanwhile."""
+    if not isinstance(error, FileNotFoundError):
+        seen, where = error.strerror or type(error).__name__, error.filename
+        raise DataError("folder not readable", seen=seen, expected="read permission", where=where) from error
 
 
 @contextlib.contextmanager
@@ -281,8 +308,17 @@ def _named(uri: str) -> Iterator[None]:
         raise DataError("not readable", seen="permission denied", expected="read permission", where=uri) from error
     except IsADirectoryError as error:
         raise DataError("not a file", seen="a folder", expected="a file", where=uri) from error
-    except OSError as error:
+    except (OSError, BotoCoreError) as error:  # of botocore's errors, that nobody answers is no OSError
         raise DataError("cannot be read", seen=f"{type(error).__name__}: {error}", where=uri) from error
+
+
+@contextlib.contextmanager
+def _written(uri: str) -> Iterator[None]:
+    """Turn what botocore raises where nobody answers into the OSError that it is."""
+    try:
+        yield
+    except BotoCoreError as error:
+        raise OSError(f"{uri} cannot be written: {error}") from error
 
 
 @lru_cache(maxsize=4)
