@@ -10,9 +10,8 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -26,10 +25,9 @@ from cmir.errors import ConfigError, DataError
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from cmir.network.bundle import read_config
 from jobs import cluster, entrypoint
+from jobs.committer import Committer, Tally
 from jobs.entrypoint import JobConfig, JobResult
 
-COMMIT_INTERVAL_S = 10.0
-COMMIT_BYTES = 64 * 2**20
 PRUNE_LIMIT = 0.1
 MAX_BLOCKS = 10_000
 
@@ -67,45 +65,43 @@ class _Plan:
     gallery: Gallery
     shards: list[ShardFile]
     todo: list[Piece]
+    num_rows: int
     num_rows_skipped: int
+    num_quarantined_before: int
     num_pieces_total: int
     broken: list[tuple[str, DataError]]
     gone_shard_ids: tuple[str, ...]
-
-
-@dataclass
-class _Tally:
-    num_rows_committed: int = 0
-    num_rows_quarantined: int = 0
-    waiting: list[CommittedPiece] = field(default_factory=list)
 
 
 def run(config: EmbedConfig) -> JobResult:
     """Plan, embed, commit, replace what changed, prune what is gone."""
     with entrypoint.before_work():
         plan = _plan(config)
-    tally = _Tally(num_rows_quarantined=len(plan.broken))
     _quarantine_broken(plan, config.gallery)
+    tally = Tally()
     if plan.todo:
         cluster.connect()
-        _embed(config, plan, tally)
+        tally = _embed(config, plan)
+    _check_complete(plan, tally)
     num_replaced = plan.table.drop_stale({shard.shard_id: shard.version for shard in plan.shards})
     num_pruned = plan.table.prune(plan.gone_shard_ids)
-    num_input = sum(piece.num_rows for piece in plan.todo) + plan.num_rows_skipped + len(plan.broken)
-    _check_counts(plan, tally)
-    quarantine_uri = join(config.gallery, "_quarantine")
-    entrypoint.check_reject_ratio(tally.num_rows_quarantined, num_input, config.max_reject_ratio, quarantine_uri)
+    num_quarantined = tally.num_rows_quarantined + len(plan.broken)
     counts: dict[str, int | float] = {
-        "num_rows_input": num_input,
+        "num_rows_input": plan.num_rows + len(plan.broken),
         "num_rows_committed": tally.num_rows_committed,
-        "num_rows_skipped": plan.num_rows_skipped,
-        "num_rows_quarantined": tally.num_rows_quarantined,
+        "num_rows_skipped": plan.num_rows_skipped + tally.num_rows_beaten,
+        "num_rows_quarantined": num_quarantined,
         "num_pieces_total": plan.num_pieces_total,
         "num_pieces_skipped": plan.num_pieces_total - len(plan.todo),
         "num_rows_replaced": num_replaced,
         "num_rows_pruned": num_pruned,
     }
-    return JobResult({"gallery": absolute(config.gallery), "space_id": plan.table.space_id}, counts)
+    result = JobResult({"gallery": absolute(config.gallery), "space_id": plan.table.space_id}, counts)
+    place = join(config.gallery, "_quarantine")
+    rejected, limit = num_quarantined + plan.num_quarantined_before, config.max_reject_ratio
+    entrypoint.check_reject_ratio(rejected, plan.num_rows + len(plan.broken), limit, place, result)
+    entrypoint.check_reject_ratio(len(plan.broken), len(plan.shards) + len(plan.broken), limit, place, result)
+    return result
 
 
 def _plan(config: EmbedConfig) -> _Plan:
@@ -130,15 +126,33 @@ def _plan(config: EmbedConfig) -> _Plan:
     committed = table.committed_pieces()
     everything = [piece for shard in found for piece in shards.pieces(shard)]
     todo = [piece for piece in everything if piece.piece_id not in committed]
-    num_skipped = sum(piece.num_rows for piece in everything) - sum(piece.num_rows for piece in todo)
+    num_rows = sum(piece.num_rows for piece in everything)
+    skipped = {piece.piece_id for piece in everything} & committed
+    # what an earlier run rejected still counts: a job that failed by its ratio must not pass when started again
+    entries = gallery.ledger.entries(table.space_id)
+    num_quarantined_before = sum(entry.num_quarantined for entry in entries if entry.piece_id in skipped)
+    num_rows_skipped = num_rows - sum(piece.num_rows for piece in todo) - num_quarantined_before
     gone = _gone_shards(config, table) if config.prune else ()
     gallery.ledger.record_shards({shard.shard_id: absolute(shard.uri) for shard in found})
-    return _Plan(table, gallery, found, todo, num_skipped, len(everything), broken, gone)
+    return _Plan(
+        table=table,
+        gallery=gallery,
+        shards=found,
+        todo=todo,
+        num_rows=num_rows,
+        num_rows_skipped=num_rows_skipped,
+        num_quarantined_before=num_quarantined_before,
+        num_pieces_total=len(everything),
+        broken=broken,
+        gone_shard_ids=gone,
+    )
 
 
 def _gone_shards(config: EmbedConfig, table: SpaceTable) -> tuple[str, ...]:
     """The shards that --prune drops; raises ConfigError where they hold more than the limit, without --yes."""
-    present = {file.shard_id for file in shards.list_shards(config.shards, broken=[])}  # of every modality and split
+    broken: list[tuple[str, DataError]] = []
+    present = {file.shard_id for file in shards.list_shards(config.shards, broken=broken)}  # of every modality, split
+    present |= {shards.shard_id_of(uri) for uri, _ in broken}  # damaged is not gone
     gone = table.gone_shards(config.shards, present)
     entrypoint.log.info("--prune drops %d of %d rows", gone.num_rows, gone.num_rows_total)
     if gone.ratio > PRUNE_LIMIT and not config.yes:
@@ -152,29 +166,14 @@ def _gone_shards(config: EmbedConfig, table: SpaceTable) -> tuple[str, ...]:
     return gone.shard_ids
 
 
-def _embed(config: EmbedConfig, plan: _Plan, tally: _Tally) -> None:
+def _embed(config: EmbedConfig, plan: _Plan) -> Tally:
     num_rows = {piece.piece_id: piece.num_rows for piece in plan.todo}
-    waiting_bytes, last_commit = 0, time.monotonic()
-    with cluster.progress_bar() as bar:
+    with cluster.progress_bar() as bar, Committer(plan.gallery, plan.table) as committer:
         line = bar.add_task("embed", total=sum(num_rows.values()), note="rows")
         for piece, thumbnails in _embedded_pieces(config, plan):
-            if len(thumbnails):
-                plan.gallery.add_thumbnails(thumbnails)
-            tally.waiting.append(piece)
-            waiting_bytes += piece.rows.nbytes
+            committer.put(piece, thumbnails)
             bar.advance(line, num_rows[piece.piece_id])
-            if waiting_bytes >= COMMIT_BYTES or time.monotonic() - last_commit >= COMMIT_INTERVAL_S:
-                _commit(plan.table, tally)
-                waiting_bytes, last_commit = 0, time.monotonic()
-        _commit(plan.table, tally)
-
-
-def _commit(table: SpaceTable, tally: _Tally) -> None:
-    if tally.waiting:
-        table.commit(tally.waiting)
-        tally.num_rows_committed += sum(len(piece.rows) for piece in tally.waiting)
-        tally.num_rows_quarantined += sum(piece.num_quarantined for piece in tally.waiting)
-        tally.waiting = []
+    return committer.tally
 
 
 def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[CommittedPiece, pa.Table]]:
@@ -190,12 +189,13 @@ def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[Committ
     num_units = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else cluster.num_cpus()
     num_workers = min(config.num_workers or max(1, num_units), len(plan.todo))
     num_threads = max(1, cluster.num_cpus() // num_workers)
+    bundle_uri = absolute(config.bundle)
     dataset = ray.data.from_items(
         [asdict(piece) for piece in plan.todo], override_num_blocks=min(len(plan.todo), MAX_BLOCKS)
     )
     dataset = dataset.map_batches(
         EmbedWorker,
-        fn_constructor_args=(config.bundle, absolute(config.gallery), config.device, num_threads),
+        fn_constructor_args=(bundle_uri, plan.table.space_id, absolute(config.gallery), config.device, num_threads),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
@@ -208,16 +208,21 @@ def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[Committ
             yield piece, from_ipc(record["thumbnails"])
 
 
-def _check_counts(plan: _Plan, tally: _Tally) -> None:
+def _check_complete(plan: _Plan, tally: Tally) -> None:
+    """Raises DataError where a row of the input is neither in the gallery nor in quarantine."""
     expected = sum(piece.num_rows for piece in plan.todo)
-    seen = tally.num_rows_committed + tally.num_rows_quarantined - len(plan.broken)
-    if seen != expected:
-        raise DataError("rows were lost on the way", seen=seen, expected=expected, fix="start the same command again")
+    seen = tally.num_rows_committed + tally.num_rows_beaten + tally.num_rows_quarantined
+    committed = plan.table.committed_pieces() if plan.todo else set()
+    missing = [piece.piece_id for piece in plan.todo if piece.piece_id not in committed]
+    if seen != expected or missing:
+        seen_text = f"{seen} rows, {len(missing)} pieces not in the gallery"
+        fix = "start the same command again"
+        raise DataError("rows were lost on the way", seen=seen_text, expected=f"{expected} rows, all in", fix=fix)
 
 
 def _quarantine_broken(plan: _Plan, gallery_uri: str) -> None:
     for uri, error in plan.broken:
-        name = f"shard-{ShardFile(uri, 'rgb', 'train', '', ()).shard_id}.parquet"
+        name = f"shard-{shards.shard_id_of(uri)}.parquet"
         table = shards.quarantine_table([(uri, None, str(error), None)])
         shards.write_quarantine(table, join(gallery_uri, "_quarantine", name))
 

@@ -69,16 +69,25 @@ def before_work() -> Iterator[None]:
         ) from error
 
 
-def check_reject_ratio(num_rejected: int, num_input: int, limit: float, quarantine_uri: str) -> None:
-    """Raises DataError (exit 1) where more than `limit` of all rows were rejected."""
-    if num_input and num_rejected / num_input > limit:
-        raise DataError(
-            "too many rows rejected",
-            seen=f"{num_rejected} of {num_input} ({num_rejected / num_input:.1%})",
-            expected=f"at most {limit:.1%}",
-            where=quarantine_uri,
-            fix="read the reasons there, or raise --max-reject-ratio",
-        )
+class TooManyRejectedError(DataError):
+    """More rows than allowed were quarantined; `result` is what the job did all the same."""
+
+    result = JobResult({})
+
+
+def check_reject_ratio(num_rejected: int, num_input: int, limit: float, quarantine_uri: str, result: JobResult) -> None:
+    """Raises TooManyRejectedError (exit 1) where more than `limit` of all rows were rejected."""
+    if not num_input or num_rejected / num_input <= limit:
+        return
+    error = TooManyRejectedError(
+        "too many rows rejected",
+        seen=f"{num_rejected} of {num_input} ({num_rejected / num_input:.1%})",
+        expected=f"at most {limit:.1%}",
+        where=quarantine_uri,
+        fix="read the reasons there, or raise --max-reject-ratio",
+    )
+    error.result = result
+    raise error
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -158,21 +167,25 @@ def resolve(job: str, config_type: type[Config], flags: Mapping[str, Any]) -> Co
 
 
 def _run(job: str, started: float, config: Config, run: Callable[[Config], JobResult]) -> int:
+    result = JobResult({})
+    failure: tuple[str, int, str] | None = None
     try:
         result = run(config)
     except ConfigError as error:
-        return _end(job, started, "refused", 2, str(error))
+        failure = "refused", 2, str(error)
     except (CmirError, OSError) as error:
-        return _end(job, started, "failed", 1, str(error))
+        failure = "failed", 1, str(error)
+        result = getattr(error, "result", result)
     except KeyboardInterrupt:
-        return _end(job, started, "interrupted", 1, "interrupted; the same command goes on where it can be resumed")
+        failure = "interrupted", 1, "interrupted; the same command goes on where it can be resumed"
     except Exception as error:  # the process border: whatever happened becomes a last line and an exit code
         log.exception("%s failed", job)
-        return _end(job, started, "failed", 1, f"{type(error).__name__}: {error}")
-    finally:
-        _stop_ray()
-    seconds = time.monotonic() - started
+        failure = "failed", 1, f"{type(error).__name__}: {error}"
+    _stop_ray()  # before the last line: Ray forwards what workers print
+    if failure is not None:
+        return _end(job, started, *failure, result)
     rates: dict[str, Any] = {}
+    seconds = time.monotonic() - started
     if "num_rows_committed" in result.counts:
         rates["rows_per_s"] = round(result.counts["num_rows_committed"] / max(seconds, 1e-9), 2)
     line = {"job": job, "status": "ok", "seconds": round(seconds, 2), "outputs": result.outputs}
@@ -180,9 +193,12 @@ def _run(job: str, started: float, config: Config, run: Callable[[Config], JobRe
     return 0
 
 
-def _end(job: str, started: float, status: str, code: int, message: str) -> int:
+def _end(job: str, started: float, status: str, code: int, message: str, result: JobResult | None = None) -> int:
+    """Say why a job did not end well; the JSON line holds what it had done by then."""
+    done = result or JobResult({})
     print(f"{job}: {message}", file=sys.stderr, flush=True)
-    line = {"job": job, "status": status, "seconds": round(time.monotonic() - started, 2), "outputs": {}}
+    seconds = round(time.monotonic() - started, 2)
+    line = {"job": job, "status": status, "seconds": seconds, "outputs": done.outputs, **done.counts}
     print(json.dumps({**line, "error": message}), flush=True)
     return code
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from cmir.archive import shards
 from cmir.archive.storage import join
+from cmir.errors import SpaceMismatchError
 from cmir.network.embedder import Device
 
 
@@ -13,10 +14,10 @@ class EmbedWorker:
     """A Ray Data actor: pieces in, one row per piece out, with the piece's tables as Arrow IPC bytes.
 
     What was rejected is put into the gallery's quarantine here, under the piece's name, before the piece is reported;
-    doing a piece again puts the same file again.
+    doing a piece again puts the same file again. Raises SpaceMismatchError where the bundle is not of `space_id`.
     """
 
-    def __init__(self, bundle_uri: str, gallery_uri: str, device: Device, num_threads: int) -> None:
+    def __init__(self, bundle_uri: str, space_id: str, gallery_uri: str, device: Device, num_threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch
 
@@ -24,6 +25,9 @@ class EmbedWorker:
 
         torch.set_num_threads(num_threads)
         self._embed = PieceEmbedder(bundle_uri, device)
+        if self._embed.embedder.space_id != space_id:  # this actor started after the bundle had been replaced
+            seen, fix = self._embed.embedder.space_id, "start the job again, it then fills the new bundle's space"
+            raise SpaceMismatchError("bundle changed", seen=seen, expected=space_id, where=bundle_uri, fix=fix)
         self._gallery_uri = gallery_uri
 
     def __call__(self, batch: pa.Table) -> pa.Table:

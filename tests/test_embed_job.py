@@ -97,7 +97,8 @@ def test_bad_rows_are_quarantined_with_their_reason(
     assert sum("stands twice in its shard" in reason for reason in reasons) == 2
     assert any("part-00010" in reason for reason in reasons)
     code, line = _job(capsys, *flags, "--max-reject-ratio", "0.0")
-    assert (code, line["status"]) == (1, "failed")
+    assert (code, line["status"], line["num_rows_committed"]) == (1, "failed", 0)
+    assert "seen 4 of 58" in line["error"], "what the first run rejected still counts"
 
 
 def test_changed_shards_are_replaced_and_removed_ones_pruned(
@@ -124,8 +125,14 @@ def test_changed_shards_are_replaced_and_removed_ones_pruned(
     assert code == 2
     assert "seen 10 of 35 rows" in line["error"]
     assert len(_rows(tmp_path / "gallery")) == 35
+    damaged = archive / "rgb/test/part-00001.parquet"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-30])
+    code, line = _job(capsys, *flags, "--prune", "--yes", "--max-reject-ratio", "1")
+    assert (code, line["num_rows_pruned"]) == (0, 10), "a damaged shard is there all the same"
+    damaged.write_bytes(whole)
     code, line = _job(capsys, *flags, "--prune", "--yes")
-    assert (code, line["num_rows_pruned"]) == (0, 10)
+    assert (code, line["num_rows_pruned"]) == (0, 0)
     assert len(_rows(tmp_path / "gallery")) == 25
 
 

@@ -98,9 +98,21 @@ def test_failure_before_work_is_2_and_during_it_1(capsys: pytest.CaptureFixture[
 
 
 def test_reject_ratio_is_of_all_rows() -> None:
-    entrypoint.check_reject_ratio(10, 100, 0.1, "q")
-    with pytest.raises(DataError, match=r"seen 11 of 100 \(11.0%\), expected at most 10.0%"):
-        entrypoint.check_reject_ratio(11, 100, 0.1, "q")
+    result = JobResult({"gallery": "g"}, {"num_rows_quarantined": 11})
+    entrypoint.check_reject_ratio(10, 100, 0.1, "q", result)
+    with pytest.raises(entrypoint.TooManyRejectedError, match=r"seen 11 of 100 \(11.0%\), expected at most 10.0%"):
+        entrypoint.check_reject_ratio(11, 100, 0.1, "q", result)
+
+
+def test_a_failed_job_tells_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    def reject(config: _Config) -> JobResult:
+        counts: dict[str, int | float] = {"num_rows_committed": 5, "num_rows_quarantined": 5}
+        entrypoint.check_reject_ratio(5, 10, 0.1, "q", JobResult({"gallery": "g"}, counts))
+        return JobResult({})
+
+    code, line, _ = _run(["--shards", "a"], capsys, reject)
+    assert (code, line["status"]) == (1, "failed")
+    assert (line["num_rows_committed"], line["outputs"]) == (5, {"gallery": "g"})
 
 
 def test_relative_places_are_refused_in_a_submitted_job(

@@ -55,6 +55,34 @@ def test_of_a_doubled_id_the_first_row_group_wins(
     assert len(embed(first).rows) == 2
 
 
+def test_values_that_overflow_are_rejected_and_not_committed(
+    tmp_path: Path, make_row: MakeRow, tiny_bundle: str
+) -> None:
+    wild = np.full((1, 16, 16), 3.4e38, np.float32)
+    wild[0, ::2] *= -1
+    bad = replace(
+        make_row(7), media=Media("pan", wild.tobytes(), "raw", "float32", wild.shape, ("pan",)), item_id="bad"
+    )
+    (piece,) = _pieces(tmp_path, [bad, make_row(8)])
+    done = PieceEmbedder(tiny_bundle, "cpu")(piece)
+    assert np.isfinite(np.array(done.rows["vector"].to_pylist())).all()
+    assert len(done.rows) + len(done.rejected) == 2
+
+
+def test_damage_in_an_earlier_row_group_does_not_stop_the_later_ones(
+    tmp_path: Path, make_row: MakeRow, tiny_bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 2 * 3 * 16 * 16)
+    pieces = _pieces(tmp_path, [make_row(i) for i in range(4)])
+    path = tmp_path / "part.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:1500] = bytes(1496)
+    path.write_bytes(bytes(data))
+    embed = PieceEmbedder(tiny_bundle, "cpu")
+    assert len(embed(pieces[0]).rejected) == 2
+    assert len(embed(pieces[1]).rows) == 2
+
+
 def test_a_damaged_piece_is_rejected_whole(tmp_path: Path, make_row: MakeRow, tiny_bundle: str) -> None:
     (piece,) = _pieces(tmp_path, [make_row(i) for i in range(50)])
     path = tmp_path / "part.parquet"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
@@ -90,7 +91,7 @@ def test_what_is_no_shard_is_refused_or_told_apart(tmp_path: Path, make_row: Mak
     _write(str(good), [make_row(1)])
     (tmp_path / "set" / "cut.parquet").write_bytes(good.read_bytes()[:-20])
     pq.write_table(pa.table({"x": [1]}), tmp_path / "set" / "other.parquet")
-    with pytest.raises(DataError, match=r"shard cannot be read.*cut\.parquet"):
+    with pytest.raises(DataError, match=r"shard is damaged.*cut\.parquet"):
         shards.list_shards(str(tmp_path / "set"))
     broken: list[tuple[str, DataError]] = []
     assert len(shards.list_shards(str(tmp_path / "set"), broken=broken)) == 1
@@ -117,3 +118,43 @@ def test_an_aborted_writer_leaves_nothing(tmp_path: Path, make_row: MakeRow) -> 
     writer.add(make_row(1))
     writer.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_is_one_shard_by_whatever_path_and_quarantine_is_never_read(
+    tmp_path: Path, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(str(tmp_path / "set/rgb/train/part-00000.parquet"), [make_row(1)])
+    shards.write_quarantine(
+        shards.quarantine_table([("x", None, "bad", b"1")]), str(tmp_path / "set/_quarantine/p.parquet")
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    names = [
+        "set",
+        "set/",
+        "./set",
+        f"file://{tmp_path}/set",
+        f"{tmp_path}/other/../set",
+        "link",
+        str(tmp_path / "set"),
+    ]
+    found = [shards.list_shards(name) for name in names]
+    assert {len(files) for files in found} == {1}
+    assert len({files[0].shard_id for files in found}) == 1
+
+
+def test_a_shard_that_cannot_be_reached_is_not_called_damaged(
+    tmp_path: Path, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(str(tmp_path / "part.parquet"), [make_row(1)])
+
+    class Gone(pa.fs.LocalFileSystem):
+        def open_input_file(self, path: str) -> None:
+            raise OSError("connection reset")
+
+        open_input_stream = open_input_file
+
+    monkeypatch.setattr(shards.storage, "arrow_filesystem", lambda uri: (Gone(), uri))
+    with pytest.raises(DataError, match="shard cannot be reached: seen connection reset"):
+        shards.list_shards(str(tmp_path), broken=[])

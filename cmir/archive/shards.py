@@ -6,6 +6,7 @@ digest of all rows, so a change of any value changes the version and writing the
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,8 @@ _GEO: Final = {
         }
     },
 }
-_SCHEMA_ON_FILE: Final = SHARD_SCHEMA.with_metadata({b"geo": json.dumps(_GEO).encode(), b"cmir.shard": b"1"})
+GEO_METADATA: Final = {b"geo": json.dumps(_GEO).encode()}  # GeoParquet 1.1, for the columns geometry and bbox
+_SCHEMA_ON_FILE: Final = SHARD_SCHEMA.with_metadata({**GEO_METADATA, b"cmir.shard": b"1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,14 @@ class ShardFile:
 
     @property
     def shard_id(self) -> str:
-        """Names the place, not the content: 16 hex digits of the absolute URI's digest."""
-        return hashlib.sha256(storage.absolute(self.uri).encode()).hexdigest()[:16]
+        """Names the place, not the content: 16 hex digits."""
+        return shard_id_of(self.uri)
+
+
+def shard_id_of(uri: str) -> str:
+    """The id of the shard at a URI, the same by whatever relative path or link it is reached."""
+    place = storage.absolute(uri) if storage.is_s3(uri) else os.path.realpath(storage.local_path(uri))
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +159,14 @@ def list_shards(
 ) -> list[ShardFile]:
     """The shards below the URIs, sorted by URI, each once; folders beginning with `_` are passed over.
 
-    A shard whose footer cannot be read is appended to `broken` where that is given. Raises DataError where a URI is
-    missing, holds no shard, or (without `broken`) holds an unreadable one.
+    A damaged shard is appended to `broken` where that is given. Raises DataError where a URI is missing, holds no
+    shard, cannot be reached, or (without `broken`) holds a damaged one.
     """
     files: dict[str, storage.FileInfo] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
-        found = [file for file in storage.list_files(uri, ".parquet") if "/_" not in file.uri[len(uri) :]]
+        root = storage.absolute(uri)
+        listed = storage.list_files(root, ".parquet")
+        found = [file for file in listed if "/_" not in file.uri.removeprefix(root)]
         if not found:
             fix = "make some with jobs/shard.py"
             raise DataError("no shards found", seen="no .parquet file", expected="a shard", where=uri, fix=fix)
@@ -330,7 +340,12 @@ def _describe(file: storage.FileInfo) -> ShardFile | DataError:
                 return DataError("not a shard of ours", seen=seen, expected="the shard schema", where=file.uri)
             head = _head(source)
     except (OSError, pa.ArrowException) as error:
-        return DataError("shard cannot be read", seen=f"{type(error).__name__}: {error}", where=file.uri)
+        try:
+            _read_through(filesystem, path)
+        except OSError as unreachable:  # nothing is known of its rows: not a damaged shard, but a missing input
+            fix = "see to it that the place can be read, and start again"
+            raise DataError("shard cannot be reached", seen=unreachable, where=file.uri, fix=fix) from unreachable
+        return DataError("shard is damaged", seen=f"{type(error).__name__}: {error}", where=file.uri)
     version = hashlib.sha256(footer + str(file.num_bytes).encode()).hexdigest()[:16]
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     return ShardFile(file.uri, head[0], head[1], version, groups)

@@ -58,10 +58,8 @@ class PieceEmbedder:
         keep: list[int] = []
         rejected: list[tuple[str, str | None, str, bytes | None]] = []
         for i, (item_id, vector) in enumerate(zip(table["item_id"].to_pylist(), vectors, strict=True)):
-            if isinstance(vector, DataError) or item_id in taken:
-                reason = (
-                    str(vector) if isinstance(vector, DataError) else f"item_id {item_id} stands twice in its shard"
-                )
+            reason = _reason(item_id, vector, taken)
+            if reason:
                 rejected.append((table["source_uri"][i].as_py(), item_id, reason, table["data"][i].as_py()))
                 continue
             taken.add(item_id)
@@ -79,12 +77,14 @@ class PieceEmbedder:
 
 
 def _earlier_ids(piece: shards.Piece) -> set[str]:
-    """The item_ids in the row groups before this one."""
-    return {
-        item_id
-        for row_group in range(piece.row_group)
-        for item_id in shards.read_row_group(piece.shard_uri, row_group, ["item_id"])["item_id"].to_pylist()
-    }
+    """The item_ids in the row groups before this one; a damaged one has none, it is rejected whole."""
+    taken: set[str] = set()
+    for row_group in range(piece.row_group):
+        try:
+            taken.update(shards.read_row_group(piece.shard_uri, row_group, ["item_id"])["item_id"].to_pylist())
+        except DataError:
+            continue
+    return taken
 
 
 def _reason(item_id: str, vector: F32 | DataError, taken: set[str]) -> str | None:
