@@ -10,7 +10,6 @@ from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import MODALITIES, Media, Modality
 from cmir.client import Client, ClientHit, item_part, label_part
 from cmir.errors import QueryError
-from cmir.gallery.publish import read_pointer
 from cmir.gallery.search import Hit, Searcher
 from cmir.network.embedder import F32, Embedder
 
@@ -61,13 +60,17 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
 
 
 def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
-    """Hits of the published gallery, found in this process. Raises GalleryError where nothing is published."""
-    pointer = read_pointer(gallery_uri)
+    """Hits of the published gallery, found in this process.
+
+    Raises GalleryError where nothing is published, SpaceMismatchError where its bundle was replaced by another.
+    """
     searcher = Searcher.open(gallery_uri)
     if question.item is not None:
         vector = searcher.vector(question.item)
     else:
-        vector = _embed(Embedder.open(pointer.bundle_uri), question)
+        embedder = Embedder.open(searcher.pointer.bundle_uri)
+        searcher.check_space(embedder.space_id)
+        vector = _embed(embedder, question)
     return searcher.search(vector[None], targets=question.targets, k=question.k)[0]
 
 

@@ -91,6 +91,15 @@ def test_clean_leaves_young_versions_and_tags_alone(tmp_path: Path) -> None:
     assert (len(space.dataset().versions()), len(space.dataset().tags.list())) == (num_versions, num_tags)
 
 
+def test_clean_leaves_the_tag_of_a_publication_that_is_under_way(tmp_path: Path) -> None:
+    space = filled(tmp_path, 2)
+    pointer = publish_now(space)
+    coming = f"published-{pointer.sequence + 1:06d}-{SPACE}"
+    space.dataset().tags.create(coming, space.dataset().version)
+    assert upkeep.clean(space.gallery, grace=AT_ONCE).num_tags == 0
+    assert set(space.dataset().tags.list()) == {pointer.tag, coming}
+
+
 def test_status_tells_rows_versions_and_what_is_served(tmp_path: Path) -> None:
     space = filled(tmp_path, 2)
     Gallery.open(str(tmp_path)).space("s9", 4, "other")

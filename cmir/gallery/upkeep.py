@@ -1,5 +1,6 @@
 """A gallery between jobs: find doubled ids, merge fragments, index ids, remove what nobody reads, say how it is."""
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Final
 
 from cmir.archive import storage
 from cmir.gallery import commits
-from cmir.gallery.publish import find_pointer
+from cmir.gallery.publish import Pointer, find_pointer
 from cmir.gallery.table import Gallery, SpaceTable
 from cmir.gallery.tuning import indexed_rows
 
@@ -15,6 +16,7 @@ GRACE: Final = timedelta(hours=1)  # versions and superseded tags younger than t
 ID_INDEX_NAME: Final = "item_id_idx"
 COMPACT_ABOVE_FRAGMENTS: Final = 8
 _COMPACTION_ATTEMPTS: Final = 3
+_SEQUENCE_OF_TAG: Final = re.compile(r"published-(\d+)-")  # as publish.publish names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +115,31 @@ def index_ids(uri: str, min_rows: int) -> bool:
 def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
     """Remove superseded tags, old versions and the files only they used.
 
-    Never touched: what the pointer and its predecessors name, anything younger than `grace` (readers that have not yet
-    noticed a new pointer), and files of no version younger than seven days (a job may be about to commit them).
+    Never touched: what the pointer and its predecessors name, a tag that a publisher has just made and not yet pointed
+    to, anything younger than `grace` (readers that have not yet noticed a new pointer), and files of no version younger
+    than seven days (a job may be about to commit them).
     """
     num_tags, num_versions, num_bytes = 0, 0, 0
-    pointer = find_pointer(gallery.uri)
-    settled = pointer is None or datetime.now(UTC) - pointer.published_at >= grace
-    kept = {publication.tag for publication in (pointer, *pointer.previous)} if pointer else set()
     tables = [*gallery.space_ids(), "thumbnails", "_ledger", "_shards"]
     for uri in [uri for uri in map(gallery.table_uri, tables) if commits.exists_table(uri)]:
         dataset = commits.open_table(uri)
-        for tag in [tag for tag in dataset.tags.list() if tag.startswith("published-") and tag not in kept and settled]:
-            dataset.tags.delete(tag)
-            num_tags += 1
+        for tag in sorted(dataset.tags.list()):
+            if _is_superseded(tag, find_pointer(gallery.uri), grace):  # read each time: another may publish meanwhile
+                dataset.tags.delete(tag)
+                num_tags += 1
         removed = dataset.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
         num_versions += int(removed.old_versions)
         num_bytes += int(removed.bytes_removed)
     return CleanReport(num_tags, num_versions, num_bytes)
+
+
+def _is_superseded(tag: str, pointer: Pointer | None, grace: timedelta) -> bool:
+    """True for a tag of an earlier publication that the pointer no longer names, once readers had time to notice."""
+    sequence = _SEQUENCE_OF_TAG.match(tag)
+    if pointer is None or sequence is None or datetime.now(UTC) - pointer.published_at < grace:
+        return False
+    kept = {publication.tag for publication in (pointer, *pointer.previous)}
+    return int(sequence[1]) <= pointer.sequence and tag not in kept
 
 
 def status(uri: str) -> list[SpaceStatus]:
