@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cmir.errors import CmirError
+from cmir.errors import CmirError, StepError
 
 app = typer.Typer(
     name="cmir",
@@ -29,9 +29,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def main() -> None:
-    """Run the command line; a known error becomes one line on stderr and exit 2."""
+    """Run the command line; a known error becomes one line on stderr: exit 2, or 1 where work had begun."""
     try:
         app()
+    except (StepError, OSError) as error:
+        _refuse(str(error), code=1)
     except CmirError as error:
         _refuse(str(error))
 
@@ -173,9 +175,9 @@ def _print_mapping(described: dict[str, Any], as_json: bool) -> None:
     Console().print(table)
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str, code: int = 2) -> NoReturn:
     print(f"cmir: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

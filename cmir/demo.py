@@ -19,15 +19,11 @@ from typing import Any, Final
 from rich.console import Console
 
 from cmir.client import Client
-from cmir.errors import CmirError, ConfigError
+from cmir.errors import ConfigError, StepError
 from cmir.evaluation.report import read_report, summary_table
 from cmir.live_queries import LiveAnswer, ask, choose_queries, hits_table, write_live_report
 
 SERVICE_START_S: Final = 120
-
-
-class StepError(CmirError):
-    """A step of the demo ended with an error; its own message stands above."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,11 @@ class Demo:
             self._step("shard", *step)
         self._step("train", *self._shards(), "--output", self._at("bundle"), "--preset", "all", "--overwrite",
                    "--max-minutes", str(self.settings.train_minutes), "--seed", str(self.settings.seed))  # fmt: skip
-        self._step("embed", "--bundle", self._at("bundle"), *self._shards(), "--gallery", self._at("gallery"))
-        self._step("index", "--gallery", self._at("gallery"), "--publish")
+        embedded = self._step(
+            "embed", "--bundle", self._at("bundle"), *self._shards(), "--gallery", self._at("gallery")
+        )
+        space_id = embedded["outputs"]["space_id"]  # an earlier demo's space may stand in the same gallery
+        self._step("index", "--gallery", self._at("gallery"), "--space", space_id, "--publish")
         self._step("evaluate", "--bundle", self._at("bundle"), *self._shards(), "--output", self._at("evaluation"),
                    "--overwrite")  # fmt: skip
         answers = self._ask()

@@ -5,7 +5,8 @@ CmirError
 |-- DataError            bytes, rows, tables that came in: quarantined one by one, or refused when none is readable
 |-- SpaceMismatchError   embeddings of two different spaces were about to be compared
 |-- GalleryError         the gallery's tables, pointer or commits
-`-- QueryError           what an asker sent: a query, a filter, a target
+|-- QueryError           what an asker sent: a query, a filter, a target
+`-- StepError            one step of several ended with an error, when work had begun
 """
 
 
@@ -55,6 +56,10 @@ class GalleryError(CmirError):
 
 class QueryError(CmirError):
     """A query that cannot be answered as asked: its media, target, k or filters."""
+
+
+class StepError(CmirError):
+    """One step of several ended with an error; its own message stands before this one (exit 1)."""
 
 
 def _rebuild(

@@ -5,9 +5,11 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ from cmir.archive import shards, storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import IMAGE_MODALITIES, Media
 from cmir.archive.speech import decode_features, decode_speech
-from cmir.errors import CmirError, DataError
+from cmir.errors import CmirError, ConfigError, DataError
 from cmir.gallery.commits import open_table
 from cmir.gallery.publish import find_pointer, read_pointer
 from cmir.gallery.table import Gallery
@@ -122,23 +124,27 @@ def _problem_of(media: Media) -> str | None:
 
 
 def export_gallery(gallery_uri: str, output_uri: str, space_id: str | None = None) -> int:
-    """Write a space's rows, vectors included, to one Parquet file; returns how many.
+    """Write a space's rows, vectors included, to one GeoParquet file, whole or not at all; returns how many.
 
-    The published version without `space_id`, else the newest of that space. Raises GalleryError where there is none.
+    The published version without `space_id`, else the newest of that space. Raises GalleryError where there is none,
+    ConfigError where something stands at the output, OSError where that cannot be written.
     """
+    if storage.exists(output_uri):
+        raise ConfigError("output exists", seen=output_uri, expected="nothing there yet", fix="choose another --output")
     if space_id:
         dataset = Gallery.open(gallery_uri).space(space_id).dataset()
     else:
         pointer = read_pointer(gallery_uri)
         dataset = open_table(storage.join(gallery_uri, f"{pointer.table}.lance"), pointer.tag)
-    filesystem, path = storage.arrow_filesystem(output_uri)
-    if not storage.is_s3(output_uri):
-        storage.local_path(output_uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+    schema = dataset.schema.with_metadata({**(dataset.schema.metadata or {}), **shards.GEO_METADATA})
     num_rows = 0
-    with pq.ParquetWriter(path, dataset.schema, filesystem=filesystem, compression="zstd") as writer:
-        for batch in dataset.to_batches():
-            writer.write_batch(batch)
-            num_rows += len(batch)
+    with tempfile.TemporaryDirectory(prefix="cmir-export-") as folder:
+        path = Path(folder) / "rows.parquet"
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for batch in dataset.to_batches():
+                writer.write_batch(batch)
+                num_rows += len(batch)
+        storage.upload(path, output_uri)
     return num_rows
 
 

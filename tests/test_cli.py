@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cmir.cli import app
-from cmir.errors import CmirError
+from cmir.errors import CmirError, SpaceMismatchError
 from cmir.live_queries import image_file, wav_file
 from tests import serve_real, tiny_archives
 from tests.conftest import free_port
@@ -85,6 +86,26 @@ def test_a_refusal_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_what_fails_when_work_had_begun_is_one_line_and_exit_1(published: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where a folder must be")
+    output = str(tmp_path / "file" / "items.parquet")
+    command = [sys.executable, "-m", "cmir.cli", "export", "--gallery", published[1], "--output", output]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cmir: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_bundle_that_was_replaced_is_not_asked(published: tuple[str, str], tmp_path: Path) -> None:
+    gallery = tmp_path / "gallery"
+    shutil.copytree(published[1], gallery)
+    pointer = json.loads((gallery / "published.json").read_text())
+    serve_real.make_bundle(str(tmp_path / "other"), seed=9)
+    (gallery / "published.json").write_text(json.dumps({**pointer, "bundle_uri": str(tmp_path / "other")}))
+    result = run.invoke(app, ["search", "--label", "water", "--gallery", str(gallery)])
+    assert isinstance(result.exception, SpaceMismatchError)
+
+
 def test_embed_gives_the_vector_of_the_space(published: tuple[str, str], files: Path) -> None:
     told = _json("embed", str(files / "chip.png"), "--bundle", published[0])
     assert isinstance(told, dict)
@@ -120,6 +141,11 @@ def test_export_writes_vectors_and_metadata(published: tuple[str, str], tmp_path
     table = pq.read_table(output)
     assert table.num_rows == 24
     assert {"item_id", "vector", "labels"} <= set(table.column_names)
+    assert json.loads(table.schema.metadata[b"geo"])["primary_column"] in table.column_names
+    before = output.read_bytes()
+    result = run.invoke(app, ["export", "--gallery", published[1], "--output", str(output)])
+    assert "output exists" in str(result.exception)
+    assert output.read_bytes() == before
 
 
 def test_doctor_finds_what_the_project_needs() -> None:
