@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import math
+import os
 import re
 from typing import Any, Literal
 
@@ -75,8 +76,8 @@ class TrainConfig(JobConfig):
 def run(config: TrainConfig) -> JobResult:
     """Check the input, claim the output, train, put the bundle in its place."""
     with entrypoint.before_work():
-        if config.device != "auto":
-            resolve_device(config.device)
+        if config.device == "cuda" and not os.environ.get("RAY_ADDRESS"):
+            resolve_device("cuda")  # this machine is the cluster; a given one may have, or start, what is not here
         modalities = trainable_modalities(config.preset, list_shards(config.shards, splits=("train",)))
         if config.objective == "cmirnet" and len(modalities) != 2:
             fix = "use --preset pan-ms or image-speech"
@@ -159,7 +160,8 @@ def _worker_range(text: str) -> tuple[int, int]:
 
 def _cores_per_worker(num_workers: int) -> int:
     """Cores for each worker when they are spread evenly over the nodes; at least one."""
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = [num_cores for num_cores in cores if num_cores >= 1]  # a head without cores gets no worker
     workers_per_node = math.ceil(num_workers / max(1, len(nodes)))
     return max(1, int(min(nodes, default=1)) // workers_per_node)
 

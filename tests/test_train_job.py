@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmir.archive import storage
 from cmir.network.bundle import load_bundle
@@ -58,6 +59,28 @@ def test_an_output_that_exists_is_refused(archive: str, tmp_path: Path, capsys: 
     assert code == 2
     assert "output exists" in line["error"]
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_a_device_that_the_cluster_may_have_is_not_looked_for_here(
+    monkeypatch: pytest.MonkeyPatch, archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = ("--shards", archive, "--device", "cuda", "--output", str(tmp_path / "out"), "--preset", "pan-ms")
+    assert "cuda" in job(capsys, *arguments)[1]["error"]
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # refused for the preset, before any cluster is asked
+    assert "preset pan-ms" in job(capsys, *arguments)[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_workers", "expected"), [([0, 4, 4], 2, 4), ([0, 4, 4], 4, 2), ([2], 2, 1), ([0], 1, 1), ([16], 3, 5)]
+)
+def test_cores_are_shared_by_the_workers_of_nodes_that_have_any(
+    cores: list[int], num_workers: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": float(count)} if count else {}} for count in cores]
+    monkeypatch.setattr(train.ray, "nodes", lambda: nodes)
+    assert train._cores_per_worker(num_workers) == expected
 
 
 def test_flags_become_settings() -> None:
