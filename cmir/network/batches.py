@@ -20,6 +20,8 @@ from cmir.network.catalogue import Catalogue
 from cmir.network.objectives.contrastive import Targets
 from cmir.network.preprocessing import Preprocessing
 
+# A crop of 64% of a chip's area still has the tower's working size: sqrt(0.64) * 1.25 = 1.
+CACHE_MARGIN: Final = 1.25
 _STEPS_PER_STD: Final = 16.0
 
 

@@ -25,14 +25,12 @@ from cmir.archive.schema import MODALITIES, Media
 from cmir.archive.shards import medias, read_row_group
 from cmir.archive.speech import decode_features, decode_speech, is_features
 from cmir.errors import DataError
-from cmir.network.batches import Batch, CachedChip, CachedItem, CachedSpeech, collate, quantise
+from cmir.network.batches import CACHE_MARGIN, Batch, CachedChip, CachedItem, CachedSpeech, collate, quantise
 from cmir.network.catalogue import Array, Catalogue
 from cmir.network.preprocessing import Preprocessing
 
 log = logging.getLogger("cmir")
 
-# A crop of 64% of a chip's area still has the tower's working size: sqrt(0.64) * 1.25 = 1.
-CACHE_MARGIN: Final = 1.25
 _MEDIA_COLUMNS: Final = [
     *("data", "encoding", "dtype", "shape", "bands", "wavelength_nm", "sensor", "gsd_m", "modality", "sample_rate_hz"),
 ]

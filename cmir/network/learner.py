@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmir.network.augment import augment_chips
 from cmir.network.augment_speech import SpeechAugmenter
-from cmir.network.batches import Batch, ImagePart, SpeechPart
+from cmir.network.batches import CACHE_MARGIN, Batch, ImagePart, SpeechPart
 from cmir.network.model import SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
 from cmir.network.training_settings import TrainSettings
@@ -47,7 +48,7 @@ class Learner:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device.type == "cuda" else ()):
             seed = (self.settings.seed * 1_000_003 + step) * 4096 + rank
             torch.manual_seed(seed)
-            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed))
+            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed), fraction)
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(list(self._parameters()))
@@ -57,11 +58,11 @@ class Learner:
         values = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": sum(values.values()), "learning_rate": rate, **values}
 
-    def loss_terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Batch, generator: torch.Generator, fraction: float) -> dict[str, Tensor]:
         """The weighted terms of the objective for a varied batch."""
         bf16 = self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            vectors = [self._encode_chips(part, generator) for part in batch.images]
+            vectors = [self._encode_chips(part, generator, fraction) for part in batch.images]
             vectors += [self._encode_speech(part) for part in batch.speech]
         net = self.net
         terms: dict[str, Tensor] = self.objective(
@@ -89,11 +90,13 @@ class Learner:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _encode_chips(self, part: ImagePart, generator: torch.Generator) -> Tensor:
-        size_px = self.settings.chip_size_px[part.modality]
-        pixels, gsd_m = augment_chips(
-            part.pixels(self.device), part.gsd_m, size_px, self.settings.augmentation, generator
-        )
+    def _encode_chips(self, part: ImagePart, generator: torch.Generator, fraction: float) -> Tensor:
+        size_px = self.settings.size_px_at(part.modality, fraction)
+        pixels = part.pixels(self.device)
+        enough_px = round(size_px * CACHE_MARGIN)
+        if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
+            pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
+        pixels, gsd_m = augment_chips(pixels, part.gsd_m, size_px, self.settings.augmentation, generator)
         return self.net.encode_image(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
 
     def _encode_speech(self, part: SpeechPart) -> Tensor:

@@ -1,5 +1,6 @@
 """What a training run is: one frozen model, saved in the bundle; its defaults suit UC Merced on two cores."""
 
+import math
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +17,7 @@ Objective = Literal["contrastive", "cmirnet"]
 _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TERMS, "cmirnet": cmirnet.TERMS}
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
+_SIZE_STEP_PX: Final = 16  # what the image tower divides sides by
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
     "pan-ms": ("pan", "ms"),
     "image-speech": ("rgb", "speech"),
@@ -43,13 +45,17 @@ class TrainSettings(BaseModel):
     published: CmirNetSettings = Field(default_factory=CmirNetSettings, description="read by objective cmirnet")
     augmentation: ImageAugmentation = Field(default_factory=ImageAugmentation)
     chip_size_px: dict[Modality, int] = Field(default={"pan": 64, "ms": 64, "rgb": 96})
-    image_width: int = Field(default=256, ge=32, multiple_of=4)
+    growth: tuple[tuple[float, float], ...] = Field(
+        default=((0.5, 2 / 3), (0.75, 5 / 6)),
+        description="up to a fraction of the training, chips have this part of their side; empty: always the whole",
+    )
+    image_width: int = Field(default=192, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
-    grounds_per_batch: int = Field(default=64, ge=1)
-    utterances_per_batch: int = Field(default=64, ge=1)
+    grounds_per_batch: int = Field(default=32, ge=1)
+    utterances_per_batch: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    warmup_steps: int = Field(default=60, ge=1)
+    warmup_steps: int = Field(default=150, ge=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     validate_every_s: float = Field(default=120.0, gt=0)
@@ -76,6 +82,16 @@ class TrainSettings(BaseModel):
         """The side to which chips are resized; the published network has its own unless sizes were set."""
         is_published = self.objective == "cmirnet" and "chip_size_px" not in self.model_fields_set
         return _PUBLISHED_SIZE_PX if is_published else self.chip_size_px
+
+    def size_px_at(self, modality: Modality, fraction: float) -> int:
+        """The side of training chips when `fraction` of the training has passed, a multiple of 16 or the whole.
+
+        Most of what is to be learned shows in small chips at less than half the work; the last part of the training
+        sees them as inference does (progressive learning: Tan and Le, "EfficientNetV2", 2021).
+        """
+        whole_px = self.chip_size_px[modality]
+        scale = next((scale for until, scale in self.growth if fraction < until), 1.0)
+        return min(whole_px, math.ceil(whole_px * scale / _SIZE_STEP_PX) * _SIZE_STEP_PX)
 
 
 def check_term(objective: Objective, term: str | None) -> None:
