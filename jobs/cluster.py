@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Outcome = TypeVar("Outcome")
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
 def connect(*, with_dashboard: bool = False) -> None:
@@ -23,6 +24,9 @@ def connect(*, with_dashboard: bool = False) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
+        logging.getLogger(_TOKEN_LOGGER).setLevel(
+            logging.ERROR
+        )  # it says at every start that tokens guard this cluster
         ray.init(
             address="local",
             include_dashboard=with_dashboard,

@@ -13,7 +13,6 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-from cmir.errors import CmirError
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 
 COMMIT_INTERVAL_S: Final = 10.0
@@ -43,7 +42,7 @@ class Committer:
         self.tally = Tally()
         self._gallery, self._table, self._interval_s = gallery, table, interval_s
         self._queue: queue.Queue[tuple[CommittedPiece, pa.Table] | None] = queue.Queue(maxsize=64)
-        self._error: CmirError | OSError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="cmir-commit", daemon=True)
 
     def __enter__(self) -> Self:
@@ -85,7 +84,7 @@ class Committer:
         try:
             if len(thumbnails):
                 self._gallery.add_thumbnails(thumbnails)  # before the rows that show them
-        except (CmirError, OSError) as error:
+        except Exception as error:  # the border of a thread, as below
             self._error = error
             return
         if not gathered.pieces:
@@ -98,7 +97,7 @@ class Committer:
         if gathered.pieces and self._error is None:
             try:
                 report = self._table.commit(gathered.pieces)
-            except (CmirError, OSError) as error:
+            except Exception as error:  # the border of a thread: it is raised again where pieces are put
                 self._error = error
                 return _Gathered()
             self.tally.num_rows_committed += report.num_rows

@@ -72,10 +72,17 @@ def test_a_finished_piece_does_not_wait_for_the_next_one() -> None:
     assert table.commits == [[piece_name("a", 0)], [piece_name("a", 1)]]
 
 
-def test_a_commit_that_fails_fails_the_job_and_loses_nothing_silently() -> None:
-    table = Table(error=GalleryError("no room"))
-    with pytest.raises(GalleryError, match="no room"), _committer(table) as committer:
-        committer.put(_piece(0), EMPTY)
+@pytest.mark.parametrize("error", [GalleryError("no room"), OSError("no room"), RuntimeError("no room")])
+def test_a_commit_that_fails_fails_the_job_and_loses_nothing_silently(error: Exception) -> None:
+    committer = _committer(Table(error=error))
+
+    def put_many() -> None:
+        with committer:
+            for i in range(200):  # more than the queue holds: whoever puts must never wait for a thread that is gone
+                committer.put(_piece(i), EMPTY)
+
+    with pytest.raises(type(error), match="no room"):
+        put_many()
     assert committer.tally.num_rows_committed == 0
 
 
