@@ -67,15 +67,18 @@ class Demo:
         )
         space_id = embedded["outputs"]["space_id"]  # an earlier demo's space may stand in the same gallery
         self._step("index", "--gallery", self._at("gallery"), "--space", space_id, "--publish")
-        self._step("evaluate", "--bundle", self._at("bundle"), *self._shards(), "--output", self._at("evaluation"),
-                   "--overwrite")  # fmt: skip
+        evaluations = {"evaluation": ("labels", self._shards()), "evaluation-pairs": ("pair", self._paired_shards())}
+        for name, (relevance, measured) in evaluations.items():
+            self._step("evaluate", "--bundle", self._at("bundle"), *measured, "--relevance", relevance,
+                       "--output", self._at(name), "--overwrite")  # fmt: skip
         answers = self._ask()
-        report = read_report(self._at("evaluation"))
-        self.console.print(summary_table(report))
+        reports = {f"{name}/report.html": read_report(self._at(name)) for name in evaluations}
+        for report in reports.values():
+            self.console.print(summary_table(report))
         for answer in answers:
             self.console.print(hits_table(answer))
         path = self.settings.output / "report.html"
-        write_live_report(path, answers, report, self.timings_s, details="evaluation/report.html")
+        write_live_report(path, answers, reports, self.timings_s)
         minutes = (time.monotonic() - started) / 60
         self.console.print(f"Done in {minutes:.1f} minutes. Pictures of queries and hits: [bold]{path}[/bold]")
         return path
@@ -97,6 +100,11 @@ class Demo:
     def _shards(self) -> list[str]:
         names = ("world",) if self.settings.data is None else ("ucmerced", "wald", "speech")
         return [part for name in names for part in ("--shards", str(self.archive / name))]
+
+    def _paired_shards(self) -> list[str]:
+        """Chips of which another modality shows the same ground."""
+        name = "world" if self.settings.data is None else "wald"
+        return [part for modality in ("pan", "ms") for part in ("--shards", str(self.archive / name / modality))]
 
     def _at(self, name: str) -> str:
         return str(self.settings.output / name)

@@ -142,11 +142,11 @@ def hits_table(answered: LiveAnswer) -> Table:
 
 
 def write_live_report(
-    path: Path, answers: Sequence[LiveAnswer], report: Report, timings_s: Mapping[str, float], details: str
+    path: Path, answers: Sequence[LiveAnswer], reports: Mapping[str, Report], timings_s: Mapping[str, float]
 ) -> None:
     """One self-contained page: the queries asked over HTTP with their hits, the figures, the seconds of each step.
 
-    `details` is the page of the evaluation, relative to this one.
+    `reports` are keyed by the page that holds their details, relative to this one.
     """
     folder = files("cmir.evaluation") / "templates"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -156,9 +156,8 @@ def write_live_report(
         answers=answers,
         asked={answered.query.item_id: picture_of(answered.query.media) for answered in answers},
         sounds={a.query.item_id: _sound_uri(a.query.media) for a in answers if a.query.media.modality == "speech"},
-        report=report,
+        reports=reports,
         timings_s=timings_s,
-        details=details,
     )
     storage.put_atomic(str(path), page.encode())
 

@@ -32,4 +32,7 @@ def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
     assert "<audio" in page
     report = json.loads((tmp_path / "demo" / "evaluation" / "report.json").read_text())
     assert {"pan_to_ms", "speech_to_rgb", "rgb_to_speech", "ms_to_pan"} <= report["directions"].keys()
+    pairs = json.loads((tmp_path / "demo" / "evaluation-pairs" / "report.json").read_text())
+    assert pairs["relevance"] == "pair"
+    assert pairs["directions"]["pan_to_ms"]["baseline"]["hit_at"]["1"] is not None
     assert (tmp_path / "demo" / "evaluation" / "report.html").stat().st_size > 10_000

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cmir.errors import DataError
 from cmir.network.image_tower import ImageTowerConfig
-from cmir.network.model import NetworkConfig, SharedSpaceNet
+from cmir.network.model import ImageInput, NetworkConfig, SharedSpaceNet
 from cmir.network.speech_tower import SpeechTowerConfig
 
 NAN = float("nan")
@@ -39,6 +39,16 @@ def test_images_become_unit_vectors(net: SharedSpaceNet, modality: str, num_band
     vectors = net.encode_image(modality, pixels, torch.linspace(400, 900, num_bands), torch.tensor([2.0, 8.0, NAN]))
     assert_unit(vectors, (3, 24))
     assert (vectors[0] @ vectors[1]).item() < 0.99999  # two chips, two vectors
+
+
+def test_parts_encoded_together_get_the_vectors_they_get_alone(net: SharedSpaceNet) -> None:
+    parts: list[ImageInput] = [
+        ImageInput(name, torch.randn(3, bands, size, size), torch.full((bands,), 600.0), torch.full((3,), 2.0))
+        for name, bands, size in (("ms", 4, 32), ("ms", 3, 48), ("pan", 1, 32))
+    ]
+    together = net.eval().encode_images(parts)
+    alone = torch.cat([net.encode_image(*part) for part in parts])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
 def test_speech_becomes_unit_vectors(net: SharedSpaceNet) -> None:

@@ -153,9 +153,17 @@ class ImageTower(nn.Module):
             wavelength_nm_C: f32[C], band centres in nanometres, nan where not known.
             gsd_m_B: f32[B], metres of ground per pixel of the original chip, nan where not known.
         """
+        return self.features(self.stem(modality, x_BCHW, wavelength_nm_C, gsd_m_B))
+
+    def stem(self, modality: str, x_BCHW: Tensor, wavelength_nm_C: Tensor, gsd_m_B: Tensor) -> Tensor:
+        """What the trunk takes, f32[B,channels,H/4,W/4], of chips as `forward` takes them."""
         x = self.stems[modality](x_BCHW, wavelength_nm_C)
-        x = self.gsd(x, gsd_m_B.to(x.device)).contiguous(memory_format=torch.channels_last)
-        features: Tensor = F.relu(self.norm(self.trunk(x))).mean(dim=(2, 3))
+        modulated: Tensor = self.gsd(x, gsd_m_B.to(x.device))
+        return modulated.contiguous(memory_format=torch.channels_last)
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Features f32[B,width] of what stems made, of any modalities."""
+        features: Tensor = F.relu(self.norm(self.trunk(x_BCHW))).mean(dim=(2, 3))
         return features
 
 

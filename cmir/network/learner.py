@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cmir.network.augment import augment_chips
 from cmir.network.augment_speech import SpeechAugmenter
 from cmir.network.batches import CACHE_MARGIN, Batch, ImagePart, SpeechPart
-from cmir.network.model import SharedSpaceNet
+from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
 from cmir.network.training_settings import TrainSettings
 
@@ -36,7 +36,9 @@ class Learner:
         self.objective = objective.to(device)
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.augment_speech = SpeechAugmenter()
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS)
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS, fused=True
+        )
 
     def step(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
         """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum."""
@@ -62,7 +64,8 @@ class Learner:
         """The weighted terms of the objective for a varied batch."""
         bf16 = self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            vectors = [self._encode_chips(part, generator, fraction) for part in batch.images]
+            chips = [self._vary_chips(part, generator, fraction) for part in batch.images]
+            vectors = [self.net.encode_images(chips)] if chips else []
             vectors += [self._encode_speech(part) for part in batch.speech]
         net = self.net
         terms: dict[str, Tensor] = self.objective(
@@ -90,14 +93,14 @@ class Learner:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _encode_chips(self, part: ImagePart, generator: torch.Generator, fraction: float) -> Tensor:
+    def _vary_chips(self, part: ImagePart, generator: torch.Generator, fraction: float) -> ImageInput:
         size_px = self.settings.size_px_at(part.modality, fraction)
         pixels = part.pixels(self.device)
         enough_px = round(size_px * CACHE_MARGIN)
         if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
             pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
         pixels, gsd_m = augment_chips(pixels, part.gsd_m, size_px, self.settings.augmentation, generator)
-        return self.net.encode_image(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
+        return ImageInput(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
 
     def _encode_speech(self, part: SpeechPart) -> Tensor:
         sound, num_samples = part.waveform.to(self.device), part.num_samples.to(self.device)
