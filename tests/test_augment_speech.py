@@ -44,6 +44,22 @@ def test_without_effects_nothing_changes() -> None:
     torch.testing.assert_close(changed, waveform, rtol=0, atol=1e-5)
 
 
+def test_strength_goes_from_nothing_to_the_settings() -> None:
+    waveform, num_samples = tones()
+    full = SpeechAugmenter()
+    assert full.full.scaled(1.0) == full.settings
+    full.set_strength(0.0)
+    torch.testing.assert_close(full(waveform, num_samples)[0], waveform, rtol=0, atol=1e-5)
+    spectrogram = SpectrogramAugmentation()
+    assert spectrogram.scaled(1.0) == spectrogram
+    assert spectrogram.scaled(0.5).tempo_range == pytest.approx((0.875, 1.15))
+    still, mel, num_frames = SpectrogramAugmenter(), torch.randn(2, 64, 50), torch.tensor([50, 30])
+    still.set_strength(0.0)
+    changed, lengths = still(mel, num_frames)
+    torch.testing.assert_close(changed[0], mel[0], rtol=0, atol=1e-4)
+    assert lengths.tolist() == [50, 30]
+
+
 def test_everything_at_once_gives_finite_padded_waveforms_repeatably() -> None:
     waveform, num_samples = tones(lengths=(16_000, 9_000, 1, 160) * 8)
     torch.manual_seed(3)

@@ -41,6 +41,14 @@ def test_chips_grow_to_the_size_that_inference_sees() -> None:
     assert tiny_settings().size_px_at("rgb", 0.0) == 16
 
 
+def test_speech_is_changed_more_as_training_goes_on() -> None:
+    settings = TrainSettings()
+    assert [settings.speech_strength_at(fraction) for fraction in (0.0, 0.3, 0.6, 1.0)] == pytest.approx(
+        [0.2, 0.6, 1, 1]
+    )
+    assert TrainSettings(speech_strength=(0.2, 0.0)).speech_strength_at(0.0) == 1.0
+
+
 class StoppedError(Exception):
     """Stands for whatever ends a process in the middle."""
 

@@ -4,7 +4,8 @@ All filters of an utterance (room, spectral tilt, band limits) are multiplied in
 one FFT per batch. Each effect is drawn per utterance from torch's own generator; waveforms stay on their device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +30,30 @@ class SpeechAugmentation:
     clipping_level: tuple[float, float] = (0.2, 0.8)  # of the peak
     shift_s: float = 0.15  # most silence put before and after
 
+    def scaled(self, strength: float) -> Self:
+        """Every effect less often or smaller: at strength 0 there is none, at 1 these settings."""
+        return replace(
+            self,
+            speed_share=self.speed_share * strength,
+            room_share=self.room_share * strength,
+            tilt_db_per_octave=self.tilt_db_per_octave * strength,
+            telephone_share=self.telephone_share * strength,
+            noise_share=self.noise_share * strength,
+            clipping_share=self.clipping_share * strength,
+            shift_s=self.shift_s * strength,
+        )
+
 
 class SpeechAugmenter(nn.Module):
     """Waveforms in, changed waveforms out; an own random draw for each utterance."""
 
     def __init__(self, settings: SpeechAugmentation | None = None) -> None:
         super().__init__()
-        self.settings = settings or SpeechAugmentation()
+        self.full = self.settings = settings or SpeechAugmentation()
+
+    def set_strength(self, strength: float) -> None:
+        """Scale all effects from now on, 0..1."""
+        self.settings = self.full.scaled(strength)
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """f32[B,T] zero-padded and i64[B] -> f32[B,T'] zero-padded and i64[B]; T' fits the longest."""
@@ -134,9 +152,19 @@ class SpectrogramAugmentation:
     warp_range: tuple[float, float] = (0.82, 1.2)  # of the mel axis
     tempo_range: tuple[float, float] = (0.75, 1.3)
     num_bands: int = 2
-    band_mels: int = 12
+    band_mels: float = 12
     num_gaps: int = 2
     gap_share: float = 0.15  # of an utterance's frames
+
+    def scaled(self, strength: float) -> Self:
+        """Every change smaller: at strength 0 there is none, at 1 these settings."""
+        return replace(
+            self,
+            warp_range=_towards_one(self.warp_range, strength),
+            tempo_range=_towards_one(self.tempo_range, strength),
+            band_mels=self.band_mels * strength,
+            gap_share=self.gap_share * strength,
+        )
 
 
 class SpectrogramAugmenter(nn.Module):
@@ -144,7 +172,11 @@ class SpectrogramAugmenter(nn.Module):
 
     def __init__(self, settings: SpectrogramAugmentation | None = None) -> None:
         super().__init__()
-        self.settings = settings or SpectrogramAugmentation()
+        self.full = self.settings = settings or SpectrogramAugmentation()
+
+    def set_strength(self, strength: float) -> None:
+        """Scale all changes from now on, 0..1."""
+        self.settings = self.full.scaled(strength)
 
     def forward(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Warped and masked spectrograms and their frame counts; masked cells hold 0, the mean of a normalised one."""
@@ -182,6 +214,11 @@ class SpectrogramAugmenter(nn.Module):
 def _uniform(like: Tensor, low: float, high: float) -> Tensor:
     """One draw per utterance f32[B]."""
     return torch.empty(like.shape[0], device=like.device).uniform_(low, high)
+
+
+def _towards_one(bounds: tuple[float, float], strength: float) -> tuple[float, float]:
+    low, high = (1.0 + (bound - 1.0) * strength for bound in bounds)
+    return low, high
 
 
 def _chosen(like: Tensor, share: float) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmir.network.augment import augment_chips
-from cmir.network.augment_speech import SpeechAugmenter
+from cmir.network.augment_speech import SpectrogramAugmenter, SpeechAugmenter
 from cmir.network.batches import CACHE_MARGIN, Batch, ImagePart, SpeechPart
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
@@ -66,6 +66,7 @@ class Learner:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             chips = [self._vary_chips(part, generator, fraction) for part in batch.images]
             vectors = [self.net.encode_images(chips)] if chips else []
+            self._set_speech_strength(fraction)
             vectors += [self._encode_speech(part) for part in batch.speech]
         net = self.net
         terms: dict[str, Tensor] = self.objective(
@@ -107,6 +108,11 @@ class Learner:
         if not part.is_features:
             sound, num_samples = self.augment_speech(sound, num_samples)
         return self.net.encode_speech(sound, num_samples)
+
+    def _set_speech_strength(self, fraction: float) -> None:
+        for module in (self.augment_speech, *self.net.modules()):
+            if isinstance(module, SpeechAugmenter | SpectrogramAugmenter):
+                module.set_strength(self.settings.speech_strength_at(fraction))
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         yield from self.net.parameters()

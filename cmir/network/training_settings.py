@@ -49,6 +49,9 @@ class TrainSettings(BaseModel):
         default=((0.5, 2 / 3), (0.75, 5 / 6)),
         description="up to a fraction of the training, chips have this part of their side; empty: always the whole",
     )
+    speech_strength: tuple[float, float] = Field(
+        default=(0.2, 0.6), description="strength of speech augmentation at the start; when it has grown to 1"
+    )
     image_width: int = Field(default=192, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
     grounds_per_batch: int = Field(default=32, ge=1)
@@ -92,6 +95,11 @@ class TrainSettings(BaseModel):
         whole_px = self.chip_size_px[modality]
         scale = next((scale for until, scale in self.growth if fraction < until), 1.0)
         return min(whole_px, math.ceil(whole_px * scale / _SIZE_STEP_PX) * _SIZE_STEP_PX)
+
+    def speech_strength_at(self, fraction: float) -> float:
+        """How strong speech augmentation is, 0..1, when `fraction` of the training has passed: words come first."""
+        start, full_at = self.speech_strength
+        return min(1.0, start + (1.0 - start) * fraction / full_at) if full_at > 0 else 1.0
 
 
 def check_term(objective: Objective, term: str | None) -> None:
