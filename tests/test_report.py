@@ -99,6 +99,15 @@ def test_a_direction_without_figures_has_a_page(tmp_path: Path) -> None:
     assert "speech_to_rgb" in printed(summary_table(report))
 
 
+def test_a_direction_in_which_nothing_can_be_right_is_not_in_the_table() -> None:
+    made = [Made("pan", pair_id="p"), Made("ms", pair_id="p")]
+    report = evaluate(items_of(made), space_id="s", relevance="pair").report
+    assert report.directions["pan_to_pan"].num_queries_unanswerable == 1
+    text = printed(summary_table(report))
+    assert "pan_to_ms" in text
+    assert "pan_to_pan" not in text
+
+
 def test_table_holds_the_figures() -> None:
     report = made_evaluation().report
     text = printed(summary_table(report))

@@ -87,6 +87,12 @@ class Report(BaseModel):
     modalities_left_out: tuple[str, ...] = ()
     compare: "Report | None" = None
 
+    @property
+    def asked(self) -> dict[str, DirectionFigures]:
+        """Without the directions in which no query has a right answer: of pairs, none lies within one modality."""
+        found = self.directions.items()
+        return {name: each for name, each in found if not 0 < each.num_queries == each.num_queries_unanswerable}
+
 
 def mean_figures(rankings: Rankings, precision_cutoffs: Sequence[int]) -> Figures:
     """Means over the queries of `rankings`, at CUTOFFS; `precision_cutoffs` are those of mean_precision_at_k."""

@@ -68,7 +68,7 @@ def summary_table(report: Report) -> Table:
     for name in ("asked", "mAP", "chance", "base", "max", "P@10/max", "P@k", last):
         table.add_column(name, justify="right", no_wrap=True)
     others = {} if report.compare is None else report.compare.directions
-    for name, figures in report.directions.items():
+    for name, figures in report.asked.items():
         other = others[name].map if name in others else None
         table.add_row(*_row(name, figures), _short(figures.hit_at.get("1") if report.compare is None else other))
     return table
