@@ -9,6 +9,9 @@ CmirError
 `-- StepError            one step of several ended with an error, when work had begun
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CmirError(Exception):
     """What failed, the value seen, the value expected, where, and what to do about it.
@@ -60,6 +63,25 @@ class QueryError(CmirError):
 
 class StepError(CmirError):
     """One step of several ended with an error; its own message stands before this one (exit 1)."""
+
+
+@contextmanager
+def parsing(what: str, *, where: str, expected: str | None = None) -> Iterator[None]:
+    """Around the calls of a format's library, and nothing else: whatever damaged bytes make it raise is a DataError.
+
+    For libraries that do not say what they raise (scipy.io: zlib.error, IndexError, UnboundLocalError, ...).
+
+    >>> with parsing("cannot read table", where="a.mat"):
+    ...     raise IndexError("out of range")
+    Traceback (most recent call last):
+    cmir.errors.DataError: cannot read table: seen IndexError: out of range (a.mat)
+    """
+    try:
+        yield
+    except CmirError:
+        raise
+    except Exception as error:  # the border to a parser: see above
+        raise DataError(what, seen=f"{type(error).__name__}: {error}", expected=expected, where=where) from error
 
 
 def _rebuild(

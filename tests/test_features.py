@@ -90,6 +90,21 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
         list(FeaturesSource(str(tmp_path)).items())
 
 
+def test_damaged_bytes_are_refused(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.npz"
+    np.savez_compressed(path, x=rng.normal(size=(8, 5)), y=np.arange(8))
+    whole, num_refused = np.frombuffer(path.read_bytes(), np.uint8), 0
+    for _ in range(100):
+        data = whole.copy()
+        data[rng.integers(len(data), size=2)] = rng.integers(256, size=2)
+        path.write_bytes(data.tobytes())
+        try:
+            list(FeaturesSource(str(path)).items())
+        except DataError:
+            num_refused += 1
+    assert num_refused > 50
+
+
 @pytest.mark.realdata
 def test_the_features_of_the_paper_are_read() -> None:
     root = os.environ.get("CMIR_REAL_DATA")

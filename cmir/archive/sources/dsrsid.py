@@ -12,6 +12,7 @@ file is in blocks and neighbours may come from one scene. A class of 625 items o
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -22,11 +23,10 @@ from numpy.typing import NDArray
 
 from cmir.archive import storage
 from cmir.archive.imagery import raw_media
-from cmir.archive.matlab import reading_matlab
 from cmir.archive.schema import ShardRow, make_group_id, make_item_id
 from cmir.archive.sensors import GF1_PMS
 from cmir.archive.sources import Item
-from cmir.errors import DataError
+from cmir.errors import DataError, parsing
 
 FILE_NAME: Final = "DSRSID.mat"
 # PAPER.md section 1: codes 1..8 in this order.
@@ -102,7 +102,7 @@ class DsrsidSource:
 
 def _land_covers(uri: str) -> list[int]:
     """The code 1..8 of each pair, after a look at the shapes of all three tables."""
-    with reading_matlab(uri), storage.open_input(uri) as opened, h5py.File(opened, "r") as file:
+    with _opened(uri) as file:
         shapes = {name: tuple(file[name].shape) for name in (_PAN, _MS, _COVERS) if name in file}
         covers = np.asarray(file[_COVERS]).ravel() if _COVERS in file else np.zeros(0)
     num = len(covers)
@@ -142,12 +142,22 @@ def _block(uri: str, file_bytes: int, dataset: str, index: int) -> tuple[NDArray
 @lru_cache(maxsize=8)
 def _block_size(uri: str, file_bytes: int, dataset: str) -> int:
     """Pairs per chunk of the file, 1 where it is not chunked: reading less would unpack the same chunk again."""
-    with reading_matlab(uri), storage.open_input(uri) as opened, h5py.File(opened, "r") as file:
+    with _opened(uri) as file:
         chunks = file[dataset].chunks
     return min(_MAX_BLOCK, int(chunks[0])) if chunks else 1
 
 
 @lru_cache(maxsize=4)
 def _read_block(uri: str, file_bytes: int, dataset: str, start: int, size: int) -> NDArray[Any]:
-    with reading_matlab(uri), storage.open_input(uri) as opened, h5py.File(opened, "r") as file:
+    with _opened(uri) as file:
         return np.asarray(file[dataset][start : start + size])
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[h5py.File]:
+    with (
+        storage.open_input(uri) as opened,
+        parsing("MATLAB file cannot be read", where=uri),
+        h5py.File(opened, "r") as file,
+    ):
+        yield file

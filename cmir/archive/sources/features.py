@@ -9,7 +9,6 @@ Every row is a group by itself, since the file does not say who spoke.
 """
 
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from cmir.archive.schema import Media, ShardRow, make_group_id, make_item_id
 from cmir.archive.sources import Item
 from cmir.archive.speech import decode_features
 from cmir.archive.vocabulary import UCMERCED_LABELS
-from cmir.errors import DataError
+from cmir.errors import DataError, parsing
 
 LABEL_KEYS: Final = ("label", "labels", "y")
 MATRIX_KEYS: Final = ("features", "speech", "X", "x")
@@ -92,11 +91,9 @@ class FeaturesSource:
 
 
 def _arrays(uri: str) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError("cannot read features", seen=str(error), expected="an .npz of arrays", where=uri) from error
+    data = storage.read_bytes(uri)
+    with parsing("cannot read features", where=uri, expected="an .npz of arrays"), np.load(io.BytesIO(data)) as file:
+        return dict(file)
 
 
 def _labels(array: npt.NDArray[Any], where: str) -> list[tuple[str, ...]]:
