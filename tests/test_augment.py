@@ -5,16 +5,28 @@ import math
 import pytest
 import torch
 
-from cmir.network.augment import ImageAugmentation, augment_chips
+from cmir.network.augment import ImageAugmentation, augment_chips, draw_frames
+from cmir.network.batches import Batch, ImagePart
+from cmir.network.catalogue import UNKNOWN
+from cmir.network.objectives.contrastive import Targets
 
 STILL = ImageAugmentation(
-    min_area=1, stretch=0, gain=0, offset=0, band_offset=0, blur=0, noise=0, unknown_gsd=0, gsd_jitter=0
+    min_area=1, stretch=0, registration=0, gain=0, offset=0, band_offset=0, blur=0, noise=0, unknown_gsd=0, gsd_jitter=0
 )
 
 
 def augmented(pixels: torch.Tensor, settings: ImageAugmentation, seed: int = 0, size_px: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return augment_chips(pixels, torch.ones(len(pixels)), size_px, settings, generator)[0]
+    (frames,) = draw_frames(batch_of([[UNKNOWN] * len(pixels)]), settings, generator)
+    return augment_chips(pixels, torch.ones(len(pixels)), frames, size_px, settings, generator)[0]
+
+
+def batch_of(pair_ids: list[list[int]]) -> Batch:
+    """One image part for each list, and an utterance."""
+    parts = [ImagePart("pan", torch.zeros(len(ids), 1, 4, 4), torch.zeros(1), torch.ones(len(ids))) for ids in pair_ids]
+    every = torch.tensor([*(pair_id for ids in pair_ids for pair_id in ids), UNKNOWN])
+    none = torch.zeros(len(every))
+    return Batch(tuple(parts), (), Targets(none, none[:, None], none.bool(), none, every))
 
 
 def test_still_settings_only_turn_and_mirror() -> None:
@@ -72,8 +84,25 @@ def test_blur_smooths_and_never_brightens() -> None:
 def test_gsd_is_jittered_and_sometimes_withheld() -> None:
     settings = STILL.model_copy(update={"unknown_gsd": 0.3, "gsd_jitter": 0.2})
     gsd_m = torch.full((2000,), 2.0)
-    _, told = augment_chips(torch.zeros(2000, 1, 4, 4), gsd_m, 4, settings, torch.Generator().manual_seed(0))
+    frames = torch.eye(2, 3).expand(2000, 2, 3)
+    _, told = augment_chips(torch.zeros(2000, 1, 4, 4), gsd_m, frames, 4, settings, torch.Generator().manual_seed(0))
     assert 0.25 < float(told.isnan().float().mean()) < 0.35
     known = told[~told.isnan()]
     assert float(known.log().mean()) == pytest.approx(math.log(2.0), abs=0.02)
     assert float(known.log().std()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_chips_of_one_pair_are_looked_at_alike() -> None:
+    settings = ImageAugmentation(registration=0.05)
+    pan, ms = draw_frames(
+        batch_of([[7, 3, UNKNOWN, UNKNOWN], [3, 7, UNKNOWN]]), settings, torch.Generator().manual_seed(0)
+    )
+    for one, other in ((pan[0], ms[1]), (pan[1], ms[0])):
+        torch.testing.assert_close(one[:, :2], other[:, :2])
+        assert 0 < (one[:, 2] - other[:, 2]).abs().max() <= 4 * 0.05, "registered, not exactly"
+    alone = torch.cat([pan[2:], ms[2:], pan[:2]])[:, :, :2].flatten(1)
+    assert len(torch.unique(alone.round(decimals=4), dim=0)) == 5, "those without a pair are drawn one by one"
+
+
+def test_no_chips_have_no_frames() -> None:
+    assert draw_frames(batch_of([]), ImageAugmentation(), torch.Generator()) == ()

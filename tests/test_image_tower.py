@@ -7,13 +7,14 @@ from pydantic import ValidationError
 from cmir.network.image_tower import ImageTower, ImageTowerConfig
 
 NAN = float("nan")
+CONFIG = ImageTowerConfig(width=64, depths=(1, 1), layout_cells=2, layout_channels=8)
 RGB_NM = torch.tensor([665.0, 560.0, 480.0])
 
 
 @pytest.fixture(scope="module")
 def tower() -> ImageTower:
     torch.manual_seed(0)
-    return ImageTower(ImageTowerConfig(width=64, depths=(1, 1))).eval()
+    return ImageTower(CONFIG).eval()
 
 
 @pytest.mark.parametrize(("modality", "num_bands", "size_px"), [("pan", 1, 48), ("ms", 4, 16), ("ms", 13, 32)])
@@ -22,7 +23,7 @@ def test_any_bands_and_sizes_give_features_of_one_width(
 ) -> None:
     wavelength_nm = torch.linspace(430.0, 2200.0, num_bands)
     features = tower(modality, torch.randn(2, num_bands, size_px, size_px), wavelength_nm, torch.tensor([0.3, NAN]))
-    assert features.shape == (2, 64)
+    assert features.shape == (2, CONFIG.num_features) == (2, 64 + 8 * 2 * 2)
     assert features.isfinite().all()
 
 
@@ -78,3 +79,13 @@ def test_sizes_that_cannot_work_are_refused() -> None:
     assert ImageTowerConfig(width=64, depths=(1, 1, 1)).stage_widths == (32, 32, 64)
     with pytest.raises(ValidationError, match="depths"):
         ImageTowerConfig(depths=())
+
+
+def test_the_layout_tells_where_things_are_and_can_be_left_out() -> None:
+    pixels, gsd_m = torch.randn(1, 3, 64, 64), torch.full((1,), NAN)
+    torch.manual_seed(0)
+    tower = ImageTower(CONFIG).eval()
+    upright, turned = (tower("rgb", chip, RGB_NM, gsd_m) for chip in (pixels, pixels.rot90(2, (2, 3))))
+    assert (upright - turned)[:, 64:].abs().max() > 1e-3
+    without = ImageTower(CONFIG.model_copy(update={"layout_cells": 0})).eval()
+    assert without("rgb", pixels, RGB_NM, gsd_m).shape == (1, 64)

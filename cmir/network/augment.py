@@ -1,10 +1,10 @@
 """Normalised chips -> varied ones, as if seen from elsewhere and by another instrument.
 
 Overhead imagery has no up: chips are turned by quarters and mirrored (the eight symmetries of the square), and cut,
-stretched and shifted by one affine resampling for the whole batch. Then the instrument varies: gain and offset of all
-bands and of each, blur (another MTF), noise. All sensors of one ground vary independently, which is what makes pair
-retrieval hold where a pair was not seen under the same conditions. Everything is drawn from one generator, so a step's
-batch is the same after a resume.
+stretched and shifted by one affine resampling for the whole batch. Chips that show one ground keep showing the same of
+it, up to an error of registration: where things lie is what tells one ground from the next. Then the instrument varies,
+for each chip by itself: gain and offset of all bands and of each, blur (another MTF), noise. Everything is drawn from
+one generator, so a step's batch is the same after a resume.
 """
 
 import math
@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from cmir.network.batches import Batch
+from cmir.network.catalogue import UNKNOWN
+
 
 class ImageAugmentation(BaseModel):
     """How much chips vary; amounts of gain, offset and noise are in standard deviations of normalised pixels."""
@@ -22,6 +25,7 @@ class ImageAugmentation(BaseModel):
 
     min_area: float = Field(default=0.6, gt=0, le=1, description="smallest part of a chip that a cut keeps")
     stretch: float = Field(default=0.15, ge=0, description="log of the largest change of aspect")
+    registration: float = Field(default=0.02, ge=0, description="largest shift against the ground, in sides of a chip")
     gain: float = Field(default=0.2, ge=0, description="deviation of the contrast of all bands")
     offset: float = Field(default=0.2, ge=0, description="deviation of the brightness of all bands")
     band_offset: float = Field(default=0.1, ge=0, description="deviation of the brightness of each band")
@@ -31,17 +35,31 @@ class ImageAugmentation(BaseModel):
     gsd_jitter: float = Field(default=0.2, ge=0, description="deviation of the log of the gsd that is told")
 
 
+def draw_frames(batch: Batch, settings: ImageAugmentation, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Where the chips of each image part are looked at, f32[B,2,3]: the same for all chips of one pair_id."""
+    sizes = [len(part.gsd_m) for part in batch.images]
+    pair_id = batch.targets.pair_id[: sum(sizes)]
+    alone = -2 - torch.arange(len(pair_id))
+    grounds, ground = torch.unique(torch.where(pair_id == UNKNOWN, alone, pair_id), return_inverse=True)
+    frames = _random_frames(len(grounds), settings, generator)[ground]
+    frames[:, :, 2] += torch.empty(len(pair_id), 2).uniform_(-2.0, 2.0, generator=generator) * settings.registration
+    return torch.split(frames, sizes)
+
+
 def augment_chips(
-    pixels: Tensor, gsd_m: Tensor, size_px: int, settings: ImageAugmentation, generator: torch.Generator
+    pixels: Tensor,
+    gsd_m: Tensor,
+    frames: Tensor,
+    size_px: int,
+    settings: ImageAugmentation,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Normalised f32[B,C,h,w] and gsd_m f32[B] -> f32[B,C,size,size] and gsd_m of the varied chips.
+    """Normalised f32[B,C,h,w], gsd_m f32[B] and frames f32[B,2,3] -> f32[B,C,size,size] and gsd_m of the varied chips.
 
     `generator` lives on the CPU whatever the pixels' device, so that the same draws are made everywhere.
     """
     device, count = pixels.device, len(pixels)
-    grid = F.affine_grid(
-        _random_frames(count, settings, generator).to(device), [count, pixels.shape[1], size_px, size_px], False
-    )
+    grid = F.affine_grid(frames.to(device), [count, pixels.shape[1], size_px, size_px], False)
     cut = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     blurred = (torch.rand(count, generator=generator) < settings.blur).to(device)
     if bool(blurred.any()):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmir.archive.schema import IMAGE_MODALITIES, Modality
 from cmir.errors import ConfigError
-from cmir.network.augment import ImageAugmentation, augment_chips
+from cmir.network.augment import ImageAugmentation, augment_chips, draw_frames
 from cmir.network.augment_speech import SpeechAugmenter
 from cmir.network.batches import Batch, ImagePart, SpeechPart
 from cmir.network.catalogue import Catalogue
@@ -61,7 +61,8 @@ class CmirNetLearner:
 
     def loss_terms(self, batch: Batch, generator: torch.Generator, fraction: float) -> dict[str, Tensor]:
         """The weighted terms of the stage for a varied batch."""
-        z = [self._chip_features(part, generator) for part in batch.images]
+        looks = zip(batch.images, draw_frames(batch, self.augmentation, generator), strict=True)
+        z = [self._chip_features(part, frames, generator) for part, frames in looks]
         z += [self._speech_features(part) for part in batch.speech]
         terms: dict[str, Tensor] = self.objective(
             self.net, torch.cat(z), batch.targets.to(self.device), fraction=fraction
@@ -77,10 +78,10 @@ class CmirNetLearner:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _chip_features(self, part: ImagePart, generator: torch.Generator) -> Tensor:
+    def _chip_features(self, part: ImagePart, frames: Tensor, generator: torch.Generator) -> Tensor:
         size_px = self.net.settings.chip_size_px[part.modality]
         chips = part.pixels(self.device)
-        pixels, _ = augment_chips(chips, part.gsd_m, size_px, self.augmentation, generator)
+        pixels, _ = augment_chips(chips, part.gsd_m, frames, size_px, self.augmentation, generator)
         return self.net.image_features(part.modality, pixels)
 
     def _speech_features(self, part: SpeechPart) -> Tensor:

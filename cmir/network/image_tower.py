@@ -1,4 +1,4 @@
-"""Chips f32[B,C,H,W] of any image modality and any number of bands -> features f32[B,width].
+"""Chips f32[B,C,H,W] of any image modality and any number of bands -> features f32[B,F]: what there is, and where.
 
 A stem per modality, one residual trunk for all. A stem is a small hypernetwork: the kernel of every band is generated
 from the band's centre wavelength, so bands may be missing, added or reordered without another tensor. The idea of
@@ -39,6 +39,13 @@ class ImageTowerConfig(BaseModel):
     depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1, description="residual blocks of each stage")
     stem_kernel_px: int = Field(default=6, ge=4, le=16, multiple_of=2, description="side of the stem's kernels")
     num_kernel_bases: int = Field(default=16, ge=1, description="kernels that a band's own kernel is mixed from")
+    layout_cells: int = Field(default=4, ge=0, description="cells along each side of the layout; 0 for none")
+    layout_channels: int = Field(default=16, ge=1, description="what the layout tells of each cell")
+
+    @property
+    def num_features(self) -> int:
+        """F: the means of all channels over the chip, then the layout, cell by cell."""
+        return self.width + self.layout_channels * self.layout_cells**2
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -143,9 +150,11 @@ class ImageTower(nn.Module):
                 blocks.append(ResidualBlock(width_in, width, 2 if first and stage > 0 else 1))
         self.trunk = nn.Sequential(*blocks)
         self.norm = _norm(widths[-1])
+        self.layout = nn.Conv2d(config.width, config.layout_channels, 1) if config.layout_cells else None
+        self.num_cells = config.layout_cells
 
     def forward(self, modality: str, x_BCHW: Tensor, wavelength_nm_C: Tensor, gsd_m_B: Tensor) -> Tensor:
-        """Features f32[B,width].
+        """Features f32[B,num_features].
 
         Args:
             modality: one of the config's; KeyError otherwise (the network refuses others first).
@@ -162,9 +171,13 @@ class ImageTower(nn.Module):
         return modulated.contiguous(memory_format=torch.channels_last)
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """Features f32[B,width] of what stems made, of any modalities."""
-        features: Tensor = F.relu(self.norm(self.trunk(x_BCHW))).mean(dim=(2, 3))
-        return features
+        """Features f32[B,num_features] of what stems made, of any modalities."""
+        x = F.relu(self.norm(self.trunk(x_BCHW)))
+        means: Tensor = x.mean(dim=(2, 3))
+        if self.layout is None:
+            return means
+        cells = F.adaptive_avg_pool2d(self.layout(x), self.num_cells)
+        return torch.cat([means, cells.flatten(1)], dim=1)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmir.network.augment import augment_chips
+from cmir.network.augment import augment_chips, draw_frames
 from cmir.network.augment_speech import SpectrogramAugmenter, SpeechAugmenter
 from cmir.network.batches import CACHE_MARGIN, Batch, ImagePart, SpeechPart
 from cmir.network.model import ImageInput, SharedSpaceNet
@@ -64,7 +64,9 @@ class Learner:
         """The weighted terms of the objective for a varied batch."""
         bf16 = self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            chips = [self._vary_chips(part, generator, fraction) for part in batch.images]
+            frames = draw_frames(batch, self.settings.augmentation, generator)
+            looks = zip(batch.images, frames, strict=True)
+            chips = [self._vary_chips(part, frame, generator, fraction) for part, frame in looks]
             vectors = [self.net.encode_images(chips)] if chips else []
             self._set_speech_strength(fraction)
             vectors += [self._encode_speech(part) for part in batch.speech]
@@ -94,13 +96,13 @@ class Learner:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _vary_chips(self, part: ImagePart, generator: torch.Generator, fraction: float) -> ImageInput:
+    def _vary_chips(self, part: ImagePart, frames: Tensor, generator: torch.Generator, fraction: float) -> ImageInput:
         size_px = self.settings.size_px_at(part.modality, fraction)
         pixels = part.pixels(self.device)
         enough_px = round(size_px * CACHE_MARGIN)
         if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
             pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
-        pixels, gsd_m = augment_chips(pixels, part.gsd_m, size_px, self.settings.augmentation, generator)
+        pixels, gsd_m = augment_chips(pixels, part.gsd_m, frames, size_px, self.settings.augmentation, generator)
         return ImageInput(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
 
     def _encode_speech(self, part: SpeechPart) -> Tensor:

@@ -98,14 +98,16 @@ class ImageInput(NamedTuple):
 
 
 class ProjectionHead(nn.Module):
-    """Tower features f32[B,width] -> unit vectors f32[B,D]: LayerNorm, one hidden layer, L2 norm."""
+    """Tower features f32[B,F] -> unit vectors f32[B,D]: LayerNorm, one hidden layer, L2 norm."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, num_features: int, width: int, dim: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
+        self.layers = nn.Sequential(
+            nn.LayerNorm(num_features), nn.Linear(num_features, width), nn.GELU(), nn.Linear(width, dim)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
-        """f32[B,width] -> f32[B,D] of length 1; the norm is taken in float32 whatever autocast chose."""
+        """f32[B,F] -> f32[B,D] of length 1; the norm is taken in float32 whatever autocast chose."""
         projected: Tensor = self.layers(features)
         return F.normalize(projected.float(), dim=-1)
 
@@ -120,10 +122,10 @@ class SharedSpaceNet(nn.Module):
         self.speech_tower: SpeechTower | None = None
         if config.image_modalities:
             self.image_tower = ImageTower(config.image.model_copy(update={"modalities": config.image_modalities}))
-            self.image_head = ProjectionHead(config.image.width, config.dim)
+            self.image_head = ProjectionHead(config.image.num_features, config.image.width, config.dim)
         if "speech" in config.modalities:
             self.speech_tower = SpeechTower(config.speech)
-            self.speech_head = ProjectionHead(config.speech.width, config.dim)
+            self.speech_head = ProjectionHead(config.speech.width, config.speech.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(len(config.labels), config.dim), dim=-1))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
