@@ -6,7 +6,6 @@ their successors are whole and publishes into the same gallery.
 """
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from cmir.client import Client
 from cmir.errors import ConfigError, StepError
 from cmir.evaluation.report import read_report, summary_table
 from cmir.live_queries import LiveAnswer, ask, choose_queries, hits_table, write_live_report
+from cmir.loopback import HOST, free_port
 
 SERVICE_START_S: Final = 120
 
@@ -142,7 +142,7 @@ class Demo:
 @contextmanager
 def running_service(gallery_uri: str, port: int, console: Console) -> Iterator[str]:
     """The service as a process of its own, ready, at the yielded address; it is ended by its process id."""
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "serve", "--gallery", gallery_uri, "--port", str(port)]
     console.print(f"$ cmir serve --gallery {gallery_uri} --port {port}", style="dim", soft_wrap=True, highlight=False)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -169,13 +169,6 @@ def wait_ready(url: str, process: "subprocess.Popen[bytes]", timeout_s: float = 
             return
         time.sleep(0.5)
     raise StepError("the service is not ready", seen=f"{timeout_s:.0f} s of waiting", where=f"{url}/readyz")
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_demo(settings: DemoSettings) -> None:

@@ -9,31 +9,37 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cmir.loopback import HOST, free_port
+
 Outcome = TypeVar("Outcome")
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
-def connect(*, with_dashboard: bool = False) -> None:
+def connect(*, for_training: bool = False) -> None:
     """Connect to the cluster of RAY_ADDRESS, else start one here that ends with this process; does nothing twice.
 
-    Ray Train asks the dashboard whether its controller lives; without one it ends a thread with a long traceback.
+    Ray Train asks the dashboard whether its controller lives, and takes the workers away where it does not. Left to
+    find the dashboard by itself it asks that of the cluster that `ray start` started last, alive or not.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
-    else:
-        logging.getLogger(_TOKEN_LOGGER).setLevel(
-            logging.ERROR
-        )  # it says at every start that tokens guard this cluster
-        ray.init(
-            address="local",
-            include_dashboard=with_dashboard,
-            dashboard_host="127.0.0.1",
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-        )
+        return
+    logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)  # it says at every start that tokens guard this cluster
+    port = free_port()
+    if for_training:
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{HOST}:{port}"
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+    ray.init(
+        address="local",
+        include_dashboard=for_training,
+        dashboard_host=HOST,
+        dashboard_port=port,
+        logging_level=logging.WARNING,
+        _node_ip_address=HOST,
+    )
 
 
 def num_cpus() -> int:

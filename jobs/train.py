@@ -86,7 +86,7 @@ def run(config: TrainConfig) -> JobResult:
             read_config(config.init_from)
         claimed = config.model_dump(mode="json", exclude={"resume", "overwrite", "num_workers", "device"})
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
-    cluster.connect(with_dashboard=True)
+    cluster.connect(for_training=True)
     result = _train(config, output.working_uri)
     storage.delete_tree(storage.join(output.working_uri, _CHECKPOINTS))
     output.finish()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from cmir.archive.schema import Media, ShardRow, make_group_id, make_item_id
+from cmir.loopback import free_port
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,13 +28,6 @@ _TOKEN = Path(tempfile.mkdtemp(prefix="cmir-tests-")) / "ray-token"
 _TOKEN.write_text(secrets.token_hex(32))
 atexit.register(shutil.rmtree, _TOKEN.parent, ignore_errors=True)
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_TOKEN)}
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # The object store of the session, in the environment before the cluster starts, so that its workers know it too.

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from cmir.errors import ConfigError, GalleryError, SpaceMismatchError
+from cmir.loopback import free_port
 from cmir.network.embedder import Embedder
 from serve.app import ServeArgs, build
-from tests.conftest import RayCluster, free_port
+from tests.conftest import RayCluster
 from tests.serve_doubles import pixels, png, tone, wav
 from tests.serve_real import make_bundle, media, publish_gallery, published
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from cmir.cli import app
 from cmir.errors import CmirError, SpaceMismatchError
 from cmir.live_queries import image_file, wav_file
+from cmir.loopback import free_port
 from tests import serve_real, tiny_archives
-from tests.conftest import free_port
 
 run = CliRunner()
 

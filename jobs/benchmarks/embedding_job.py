@@ -12,6 +12,7 @@ import torch
 
 from cmir.archive import shards, storage
 from cmir.archive.shards import Piece, ShardFile
+from cmir.loopback import HOST
 from cmir.network.embedder import Device
 from jobs import cluster
 from jobs.benchmarks.material import pieces_of
@@ -87,5 +88,5 @@ def _start_cluster() -> None:
             num_cpus=torch.get_num_threads(),
             include_dashboard=False,
             logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=HOST,
         )

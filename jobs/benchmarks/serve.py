@@ -21,10 +21,11 @@ from cmir.archive import shards, storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import MODALITIES, Media, Modality
 from cmir.client import Client
-from cmir.demo import free_port, wait_ready
+from cmir.demo import wait_ready
 from cmir.errors import DataError
 from cmir.gallery.search import Searcher
 from cmir.live_queries import image_file, wav_file
+from cmir.loopback import HOST, free_port
 from cmir.network.embedder import Embedder, Prepared
 from cmir.network.training_settings import TrainSettings
 from jobs import entrypoint
@@ -233,8 +234,8 @@ def _service(gallery_uri: str, config: ServeBenchmark) -> Iterator[str]:
     command += ["--composition", config.composition, "--device", config.device]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_ready(f"http://127.0.0.1:{port}", process)
-        yield f"http://127.0.0.1:{port}"
+        wait_ready(f"http://{HOST}:{port}", process)
+        yield f"http://{HOST}:{port}"
     finally:
         process.terminate()
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,26 +42,31 @@ def _last_json(output: str) -> dict:
     return json.loads(lines[-1])
 
 
-def test_train_and_embed_run_as_submitted_jobs(
-    ray_cluster: RayCluster, checkout: Path, tmp_path: Path, make_row: MakeRow
-) -> None:
+@pytest.fixture
+def archive(tmp_path: Path, make_row: MakeRow) -> str:
     archive = tmp_path / "archive"
     for split, numbers in (("train", range(24)), ("val", range(24, 32)), ("test", range(32, 40))):
         writer = ShardFileWriter(str(archive / "rgb" / split / "part-00000.parquet"), split)  # type: ignore[arg-type]
         for i in numbers:
             writer.add(make_row(i, size_px=32, labels=(("sea", "ship")[i % 2],)))
         writer.close()
+    return str(archive)
+
+
+def test_train_and_embed_run_as_submitted_jobs(
+    ray_cluster: RayCluster, checkout: Path, tmp_path: Path, archive: str
+) -> None:
     bundle, gallery = str(tmp_path / "bundle"), str(tmp_path / "gallery")
 
     code, output = _submit(
-        ray_cluster, checkout, "jobs/train.py", "--shards", str(archive), "--output", bundle, "--max-steps", "3"
+        ray_cluster, checkout, "jobs/train.py", "--shards", archive, "--output", bundle, "--max-steps", "3"
     )
     assert code == 0, output[-3000:]
     line = _last_json(output)
     assert (line["status"], line["num_steps"]) == ("ok", 3)
     assert read_config(bundle).space_id == line["outputs"]["space_id"]
 
-    flags = ("--bundle", bundle, "--shards", str(archive), "--gallery", gallery)
+    flags = ("--bundle", bundle, "--shards", archive, "--gallery", gallery)
     code, output = _submit(ray_cluster, checkout, "jobs/embed.py", *flags)
     assert code == 0, output[-3000:]
     assert _last_json(output)["num_rows_committed"] == 40
@@ -72,3 +78,16 @@ def test_a_relative_place_is_refused_in_a_submitted_job(ray_cluster: RayCluster,
     code, output = _submit(ray_cluster, checkout, "jobs/train.py", "--shards", "archive", "--output", "/tmp/bundle")
     assert code != 0
     assert "relative URI in a submitted job" in output
+
+
+def test_training_here_does_not_ask_the_cluster_that_was_started_last(tmp_path: Path, archive: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # Ray's sockets need a short path
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # as a killed `ray start` leaves it
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment["RAY_TMPDIR"] = folder
+        flags = ["--shards", archive, "--output", str(tmp_path / "bundle"), "--max-minutes", "0.8"]
+        command = [sys.executable, "jobs/train.py", *flags]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stdout + done.stderr
