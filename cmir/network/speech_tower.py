@@ -22,10 +22,10 @@ class SpeechTowerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["waveform", "features"] = "waveform"
-    width: int = Field(default=192, ge=8, description="components of the features")
+    width: int = Field(default=128, ge=8, description="components of the features")
     num_mels: int = Field(default=64, ge=16, le=128, multiple_of=16)
-    channels: int = Field(default=16, ge=4, description="of the first convolution over mels and time")
-    hidden: int = Field(default=192, ge=8, description="of the convolutions over time, and of the layers over features")
+    channels: int = Field(default=12, ge=4, description="of the first convolution over mels and time")
+    hidden: int = Field(default=128, ge=8, description="of the convolutions over time, and of the layers over features")
     num_blocks: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     input_dim: int = Field(default=128, ge=1, description="components of a feature vector")
