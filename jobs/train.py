@@ -33,6 +33,12 @@ _CHECKPOINTS = "_checkpoints"
 _MAX_WORKER_FAILURES = 3
 
 
+SETTINGS_FLAGS = (
+    *("preset", "objective", "dim", "max_steps", "max_minutes"),
+    *("grounds_per_batch", "utterances_per_batch", "seed", "ablate"),
+)
+
+
 class TrainConfig(JobConfig):
     """Train a network on the train split of an archive and write it as a bundle."""
 
@@ -45,6 +51,8 @@ class TrainConfig(JobConfig):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
     max_steps: int | None = Field(None, ge=1, description="End after so many steps.")
     max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")
+    grounds_per_batch: int = Field(32, ge=1, description="Places of a step, each with all its chips.")
+    utterances_per_batch: int = Field(24, ge=1, description="Utterances of a step.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order and augmentation.")
     init_from: str | None = Field(None, description="A bundle to start from.")
     ablate: str | None = Field(None, description="Leave a term of the objective out.")
@@ -69,8 +77,7 @@ class TrainConfig(JobConfig):
 
     def settings(self) -> TrainSettings:
         """What the training itself is told."""
-        names = ("preset", "objective", "dim", "max_steps", "max_minutes", "seed", "ablate")
-        return TrainSettings.model_validate({name: getattr(self, name) for name in names})
+        return TrainSettings.model_validate({name: getattr(self, name) for name in SETTINGS_FLAGS})
 
 
 def run(config: TrainConfig) -> JobResult:
