@@ -9,7 +9,7 @@ from cmir.archive import storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import MODALITIES, Media, Modality
 from cmir.client import Client, ClientHit, item_part, label_part
-from cmir.errors import QueryError
+from cmir.errors import DataError, QueryError
 from cmir.gallery.search import Hit, Searcher
 from cmir.network.embedder import F32, Embedder
 
@@ -75,15 +75,16 @@ def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
 
 
 def _embed(embedder: Embedder, question: Question) -> F32:
-    vector: F32
     if question.label is not None:
         if question.label not in embedder.labels:
             raise QueryError("no such label", seen=question.label, expected=", ".join(embedder.labels))
         return np.asarray(embedder.prototypes[embedder.labels.index(question.label)])
-    if question.speech is not None:
-        vector = embedder.embed([media_of_file(question.speech, "speech")])[0]
-    else:
-        vector = embedder.embed([media_of_file(question.image or "", question.modality, question.sensor)])[0]
+    file_uri = question.speech or question.image or ""
+    modality = "speech" if question.speech else question.modality
+    try:
+        vector: F32 = embedder.embed([media_of_file(file_uri, modality, question.sensor)])[0]
+    except DataError as error:
+        raise error.at(file_uri) from error
     return vector
 
 

@@ -11,6 +11,7 @@ CmirError
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class CmirError(Exception):
@@ -36,6 +37,13 @@ class CmirError(Exception):
         text += f" ({where})" if where is not None else ""
         text += f". To mend it: {fix}" if fix else ""
         super().__init__(text)
+
+    def at(self, where: str) -> Self:
+        """The same error, saying in which file or place it happened, before what it says of that already."""
+        if self.where is None or where not in str(self.where):
+            where = where if self.where is None else f"{where}, {self.where}"
+            return type(self)(self.what, seen=self.seen, expected=self.expected, where=where, fix=self.fix)
+        return self
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments do not survive pickling by themselves
         return _rebuild, (type(self), self.what, self.seen, self.expected, self.where, self.fix)

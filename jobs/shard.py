@@ -134,14 +134,11 @@ def run(config: ShardConfig) -> JobResult:
         "num_pieces_total": len(tasks),
         "num_pieces_skipped": len(done),
     }
-    result = JobResult({"archive": output.uri}, counts)
-    place = join(output.working_uri, "_quarantine")
-    entrypoint.check_reject_ratio(
-        num_quarantined, num_committed + num_quarantined, config.max_reject_ratio, place, result
-    )
+    place, num_input = join(output.working_uri, "_quarantine"), num_committed + num_quarantined
+    entrypoint.check_reject_ratio(num_quarantined, num_input, config.max_reject_ratio, place, JobResult({}, counts))
     intake.forget_tasks(output.working_uri)
     output.finish()
-    return result
+    return JobResult({"archive": output.uri}, counts)
 
 
 def _write(source: Source, tasks: list[intake.Task], working_uri: str) -> list[intake.TaskSummary]:

@@ -67,10 +67,13 @@ def test_labels_and_items_ask_too_and_targets_hold(published: tuple[str, str]) -
 
 def test_what_cannot_be_asked_is_refused(published: tuple[str, str], tmp_path: Path) -> None:
     asked = ["search", "--gallery", published[1]]
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
     for arguments, message in (
         ([*asked, "--label", "moon"], "no such label"),
         ([*asked, "--label", "water", "--item", "pan-1"], "ask by one thing"),
         ([*asked, "--image", str(tmp_path / "chip.xyz")], "input not found"),
+        ([*asked, "--image", str(empty)], str(empty)),
         (["search", "--label", "water", "--gallery", str(tmp_path)], "gallery not published"),
     ):
         result = run.invoke(app, arguments)

@@ -24,3 +24,11 @@ def test_the_tree_is_the_one_drawn() -> None:
     drawn = {word for word in (errors.__doc__ or "").split() if word.endswith("Error")}
     own = {kind.__name__ for kind in CmirError.__subclasses__() if kind.__module__ == "cmir.errors"}
     assert drawn == own | {"CmirError"}
+
+
+def test_the_file_is_told_by_whoever_knows_it() -> None:
+    error = DataError("cannot decode", seen="0 bytes", fix="send it again")
+    assert str(error.at("a.wav")) == "cannot decode: seen 0 bytes (a.wav). To mend it: send it again"
+    assert error.at("chunk 3").at("a.wav").where == "a.wav, chunk 3"
+    assert error.at("a.wav").at("a.wav").where == "a.wav"
+    assert isinstance(error.at("a.wav"), DataError)

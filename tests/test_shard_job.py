@@ -57,6 +57,7 @@ def test_too_many_bad_files_fail_and_resume_goes_on(
     assert code == 1
     assert "too many rows rejected: seen 4 of 8 (50.0%)" in line["error"]
     assert not (tmp_path / "out").exists()
+    assert line["outputs"] == {}
     code, line = _job(capsys, *flags)
     assert code == 2
     assert "--resume" in line["error"]

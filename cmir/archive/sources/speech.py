@@ -36,11 +36,7 @@ class SpeechSource:
         try:
             media = file_media(storage.read_bytes(item.source_uri))
         except DataError as error:
-            if error.where is not None:
-                raise
-            raise DataError(
-                error.what, seen=error.seen, expected=error.expected, where=item.source_uri, fix=error.fix
-            ) from error
+            raise error.at(item.source_uri) from error
         yield ShardRow(
             item_id=make_item_id("speech", item.key, "speech"),
             media=dataclasses.replace(media, sensor=None),
