@@ -59,6 +59,15 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
     return replace(media, modality=told)
 
 
+def embed_file(embedder: Embedder, uri: str, modality: str | None = None, sensor: str | None = None) -> F32:
+    """The unit vector f32[D] of an image or sound file. Raises DataError and QueryError as `media_of_file` does."""
+    try:
+        vector: F32 = embedder.embed([media_of_file(uri, modality, sensor)])[0]
+    except DataError as error:
+        raise error.at(uri) from error
+    return vector
+
+
 def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
     """Hits of the published gallery, found in this process.
 
@@ -80,12 +89,7 @@ def _embed(embedder: Embedder, question: Question) -> F32:
             raise QueryError("no such label", seen=question.label, expected=", ".join(embedder.labels))
         return np.asarray(embedder.prototypes[embedder.labels.index(question.label)])
     file_uri = question.speech or question.image or ""
-    modality = "speech" if question.speech else question.modality
-    try:
-        vector: F32 = embedder.embed([media_of_file(file_uri, modality, question.sensor)])[0]
-    except DataError as error:
-        raise error.at(file_uri) from error
-    return vector
+    return embed_file(embedder, file_uri, "speech" if question.speech else question.modality, question.sensor)
 
 
 def ask_service(url: str, question: Question) -> list[ClientHit]:

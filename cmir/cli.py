@@ -44,7 +44,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo-output"),
     scenes: Annotated[int, typer.Option(min=30, help="Scenes of the generated world.")] = 400,
     voices: Annotated[int | None, typer.Option(min=3, help="Synthetic voices; 24, or 64 with --data.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Minutes of training; 3, or 18.5 with --data.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Minutes of training; 4.5, or 30 with --data.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of world, voices and training.")] = 0,
 ) -> None:
     """From a source to an answered query: shard, train, embed, index, evaluate, serve, ask."""
@@ -110,11 +110,11 @@ def embed(
     sensor: Annotated[str | None, typer.Option(help="Of an image, as the archive names it.")] = None,
 ) -> None:
     """Print the unit vector of one file as JSON: {vector, space_id}."""
-    from cmir.asking import media_of_file
+    from cmir.asking import embed_file
     from cmir.network.embedder import Embedder
 
     embedder = Embedder.open(bundle)
-    vector = embedder.embed([media_of_file(file, modality, sensor)])[0]
+    vector = embed_file(embedder, file, modality, sensor)
     print(json.dumps({"vector": [float(value) for value in vector], "space_id": embedder.space_id}))
 
 

@@ -40,10 +40,10 @@ class CmirError(Exception):
 
     def at(self, where: str) -> Self:
         """The same error, saying in which file or place it happened, before what it says of that already."""
-        if self.where is None or where not in str(self.where):
-            where = where if self.where is None else f"{where}, {self.where}"
-            return type(self)(self.what, seen=self.seen, expected=self.expected, where=where, fix=self.fix)
-        return self
+        known = "" if self.where is None else str(self.where)
+        if not known.startswith(where):
+            known = f"{where}, {known}" if known else where
+        return type(self)(self.what, seen=self.seen, expected=self.expected, where=known, fix=self.fix)
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments do not survive pickling by themselves
         return _rebuild, (type(self), self.what, self.seen, self.expected, self.where, self.fix)

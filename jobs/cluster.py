@@ -19,7 +19,8 @@ def connect(*, for_training: bool = False) -> None:
     """Connect to the cluster of RAY_ADDRESS, else start one here that ends with this process; does nothing twice.
 
     Ray Train asks the dashboard whether its controller lives, and takes the workers away where it does not. Left to
-    find the dashboard by itself it asks that of the cluster that `ray start` started last, alive or not.
+    find the dashboard by itself it asks that of the cluster that `ray start` started last, alive or not; on a cluster
+    that was given, that is the one.
     """
     if ray.is_initialized():
         return
@@ -28,7 +29,7 @@ def connect(*, for_training: bool = False) -> None:
         ray.init(logging_level=logging.WARNING)
         return
     logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)  # it says at every start that tokens guard this cluster
-    port = free_port()
+    port = free_port() if for_training else None
     if for_training:
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{HOST}:{port}"
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away

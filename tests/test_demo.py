@@ -36,3 +36,11 @@ def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
     assert pairs["relevance"] == "pair"
     assert pairs["directions"]["pan_to_ms"]["baseline"]["hit_at"]["1"] is not None
     assert (tmp_path / "demo" / "evaluation" / "report.html").stat().st_size > 10_000
+
+
+def test_the_demo_trains_as_its_help_says() -> None:
+    flags = DemoSettings(Path("out")).training
+    assert flags[:2] == ("--max-minutes", "4.5")
+    assert "--utterances-per-batch" in flags
+    assert DemoSettings(Path("out"), data="images", seed=3).training == ("--max-minutes", "30.0", "--seed", "3")
+    assert DemoSettings(Path("out"), max_minutes=0.3).training[1] == "0.3"

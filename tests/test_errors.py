@@ -31,4 +31,5 @@ def test_the_file_is_told_by_whoever_knows_it() -> None:
     assert str(error.at("a.wav")) == "cannot decode: seen 0 bytes (a.wav). To mend it: send it again"
     assert error.at("chunk 3").at("a.wav").where == "a.wav, chunk 3"
     assert error.at("a.wav").at("a.wav").where == "a.wav"
+    assert error.at("b/a.wav").at("a.wav").where == "a.wav, b/a.wav"
     assert isinstance(error.at("a.wav"), DataError)

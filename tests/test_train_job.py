@@ -85,9 +85,20 @@ def test_cores_are_shared_by_the_workers_of_nodes_that_have_any(
 
 def test_flags_become_settings() -> None:
     config = train.TrainConfig.model_validate(
-        {"shards": ("a",), "output": "b", "dim": "32", "max_minutes": "2.5", "seed": 3, "ablate": "pairs"}
+        {
+            "shards": ("a",),
+            "output": "b",
+            "dim": "32",
+            "max_minutes": "2.5",
+            "grounds_per_batch": 12,
+            "utterances_per_batch": "48",
+            "seed": 3,
+            "ablate": "pairs",
+        }
     )
-    expected = TrainSettings(dim=32, max_minutes=2.5, seed=3, ablate="pairs")
+    expected = TrainSettings(
+        dim=32, max_minutes=2.5, grounds_per_batch=12, utterances_per_batch=48, seed=3, ablate="pairs"
+    )
     assert config.settings() == expected
     assert expected.term_weights.pairs == 0.0
     assert expected.term_weights.labels == expected.weights.labels > 0

@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cmir.errors import ConfigError
-from cmir.network.batches import Batch
+from cmir.network.augment import ImageAugmentation
+from cmir.network.batches import Batch, ImagePart
 from cmir.network.bundle import load_bundle
 from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import learning_rate
+from cmir.network.objectives.contrastive import Targets
 from cmir.network.training import SaveState, build_learner, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
@@ -207,3 +210,34 @@ def test_a_batch_of_one_kind_trains(world: str) -> None:
     assert values["pairs"] == 0.0
     assert values["loss"] == pytest.approx(values["labels"] + values["classes"])
     feed.close()
+
+
+@pytest.mark.parametrize(("objective", "tower"), [("contrastive", "encode_images"), ("cmirnet", "image_features")])
+def test_chips_of_one_ground_are_looked_at_alike(
+    objective: str, tower: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PAN and MS hold the same pictures here, in opposite orders."""
+    still = ImageAugmentation(registration=0, gain=0, offset=0, band_offset=0, blur=0, noise=0)
+    settings = tiny_settings(objective=objective, preset="pan-ms", augmentation=still)
+    learner = build_learner(settings, read_training_data(settings, [world]), CPU)
+    pictures = torch.randint(-64, 64, (6, 1, 20, 20)).to(torch.int8)
+    parts = (
+        ImagePart("pan", pictures, torch.full((1,), 600.0), torch.ones(6)),
+        ImagePart("ms", pictures.flip(0).expand(-1, 4, -1, -1), torch.full((4,), 600.0), torch.ones(6)),
+    )
+    pair_id = torch.cat([torch.arange(6), torch.arange(6).flip(0)])
+    nothing = torch.zeros(12, dtype=torch.int64)
+    targets = Targets(nothing, torch.zeros(12, 3), torch.zeros(12, dtype=torch.bool), nothing, pair_id)
+    seen: list[torch.Tensor] = []
+
+    def see(*inputs: Any) -> None:
+        chips = [(part.modality, part.pixels) for part in inputs[0]] if len(inputs) == 1 else [inputs]
+        seen.extend(pixels for _, pixels in chips)
+        if len(seen) == 2:
+            raise StoppedError
+
+    monkeypatch.setattr(learner.net, tower, lambda *inputs: see(*inputs) or torch.zeros(6, 1))
+    with pytest.raises(StoppedError):
+        learner.step(Batch(parts, (), targets), step=0, fraction=0.0)
+    pan, ms = seen
+    torch.testing.assert_close(pan.flip(0), ms[:, :1])

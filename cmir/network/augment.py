@@ -59,7 +59,8 @@ def augment_chips(
     `generator` lives on the CPU whatever the pixels' device, so that the same draws are made everywhere.
     """
     device, count = pixels.device, len(pixels)
-    grid = F.affine_grid(frames.to(device), [count, pixels.shape[1], size_px, size_px], False)
+    # on the CPU: autocast would round the places to bfloat16 on CUDA, a quarter of a pixel
+    grid = F.affine_grid(frames, [count, pixels.shape[1], size_px, size_px], False).to(device)
     cut = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     blurred = (torch.rand(count, generator=generator) < settings.blur).to(device)
     if bool(blurred.any()):

@@ -150,15 +150,17 @@ def _one_step(learner: Learner, batches: Any, laps: _Laps, step: int, num_steps:
 
 
 def _watch(learner: Learner, laps: _Laps) -> list[Any]:
-    """Hooks that end laps: what lies before a tower is augmentation, up to the objective's end it is forward, up to
-    the optimiser backward (clipping of gradients included), and the rest of the step the optimiser and the average."""
+    """Hooks that end laps: what lies before the first layer of a tower is augmentation, up to the objective's end it is
+    forward, up to the optimiser backward (clipping of gradients included), and the rest of the step the optimiser and
+    the average."""
     net = learner.net
-    towers = [tower for tower in (net.image_tower, net.speech_tower) if tower is not None]
+    stems = [] if net.image_tower is None else list(net.image_tower.stems.values())
+    firsts = [*stems, *([net.speech_tower] if net.speech_tower is not None else [])]
     heads = [getattr(net, name) for name in ("image_head", "speech_head") if hasattr(net, name)]
     hooks: list[Any] = []
-    for tower in towers:
-        hooks.append(tower.register_forward_pre_hook(lambda module, inputs: _nothing(laps.end("augment"))))
-    for module in [*heads, learner.objective]:
+    for module in firsts:
+        hooks.append(module.register_forward_pre_hook(lambda module, inputs: _nothing(laps.end("augment"))))
+    for module in [*stems, *heads, learner.objective]:
         hooks.append(module.register_forward_hook(lambda module, inputs, output: _nothing(laps.end("forward"))))
     hooks.append(
         learner.optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: _nothing(laps.end("backward")))
