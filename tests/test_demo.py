@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cmir.cli import app
 from cmir.demo import DemoSettings, run_demo
 from cmir.errors import ConfigError
 
@@ -39,6 +41,8 @@ def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
 
 
 def test_the_demo_trains_as_its_help_says() -> None:
+    told = " ".join(CliRunner().invoke(app, ["demo", "--help"], terminal_width=200).stdout.split())
+    assert "4.5, or 30 with --data" in told
     flags = DemoSettings(Path("out")).training
     assert flags[:2] == ("--max-minutes", "4.5")
     assert "--utterances-per-batch" in flags

@@ -82,3 +82,14 @@ def test_a_variable_may_have_any_name() -> None:
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"file": CUBE, "arr_0": CUBE[0]})
     assert sorted(read_matrices(buffer.getvalue(), "a.mat")) == ["arr_0", "file"]
+
+
+def test_a_sparse_array_that_cannot_be_filled_is_a_damaged_file() -> None:
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"thin": scipy.sparse.csc_matrix(np.eye(3))})
+    data = bytearray(buffer.getvalue())
+    rows = np.frombuffer(bytes(data), np.int32).tolist()
+    place = next(i for i in range(len(rows)) if rows[i : i + 3] == [0, 1, 2]) * 4
+    data[place : place + 4] = (10**6).to_bytes(4, "little")  # a row far outside of the three
+    with pytest.raises(DataError, match="MATLAB file cannot be read"):
+        read_matrices(bytes(data), "a.mat")

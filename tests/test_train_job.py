@@ -100,6 +100,7 @@ def test_flags_become_settings() -> None:
         dim=32, max_minutes=2.5, grounds_per_batch=12, utterances_per_batch=48, seed=3, ablate="pairs"
     )
     assert config.settings() == expected
+    assert train.TrainConfig(shards=("a",), output="b").settings() == TrainSettings(), "two places hold the defaults"
     assert expected.term_weights.pairs == 0.0
     assert expected.term_weights.labels == expected.weights.labels > 0
 

@@ -18,10 +18,10 @@ def main() -> None:
     data = io.BytesIO(sys.stdin.buffer.read())
     try:
         found = scipy.io.loadmat(data, variable_names=sys.argv[1:] or None)
+        dense = {name: v.toarray() if hasattr(v, "toarray") else v for name, v in found.items()}
     except Exception as error:  # the border to a parser, which does not say what it raises
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(DAMAGED)
-    dense = {name: v.toarray() if hasattr(v, "toarray") else v for name, v in found.items()}
     numeric = {name: v for name, v in dense.items() if isinstance(v, np.ndarray) and v.dtype.kind in "biuf"}
     np.savez(sys.stdout.buffer, np.array(list(numeric), dtype=np.str_), *numeric.values())
 

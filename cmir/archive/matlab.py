@@ -8,7 +8,9 @@ import io
 import signal
 import subprocess
 import sys
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final
 
 import h5py
 import numpy as np
@@ -19,6 +21,7 @@ from cmir.errors import DataError, parsing
 
 _HDF5_MAGIC: Final = b"\x89HDF"
 _HEADER_BYTES: Final = 512  # MATLAB writes a text header before the HDF5 part
+_UNREADABLE: Final = "MATLAB file cannot be read"
 _CRASHES: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 
@@ -45,8 +48,15 @@ def is_hdf5(head: bytes) -> bool:
     return head[:4] == _HDF5_MAGIC or head[_HEADER_BYTES : _HEADER_BYTES + 4] == _HDF5_MAGIC
 
 
+@contextmanager
+def open_hdf5(file: BinaryIO, where: str) -> Iterator[h5py.File]:
+    """A file of v7.3, axes reversed; what h5py raises within the block is a DataError."""
+    with parsing(_UNREADABLE, where=where), h5py.File(file, "r") as opened:
+        yield opened
+
+
 def _of_hdf5(data: bytes, where: str, name: str | None) -> dict[str, Any]:
-    with parsing("MATLAB file cannot be read", where=where), h5py.File(io.BytesIO(data), "r") as file:
+    with open_hdf5(io.BytesIO(data), where) as file:
         wanted = {key: node for key, node in file.items() if isinstance(node, h5py.Dataset) and name in (None, key)}
         return {key: np.asarray(node).T for key, node in wanted.items()}
 
@@ -57,7 +67,7 @@ def _up_to_v7(data: bytes, where: str, name: str | None) -> dict[str, Any]:
     if child.returncode == mat_child.DAMAGED or -child.returncode in _CRASHES:
         said = child.stderr.decode(errors="replace").strip().splitlines()
         seen = said[-1] if child.returncode == mat_child.DAMAGED else f"its reader ended by signal {-child.returncode}"
-        raise DataError("MATLAB file cannot be read", seen=seen, where=where)
+        raise DataError(_UNREADABLE, seen=seen, where=where)
     if child.returncode:
         said_all = child.stderr.decode(errors="replace")[-500:]
         raise OSError(f"the reader of {where} failed with exit {child.returncode}: {said_all}")

@@ -42,7 +42,7 @@ class ImageTowerConfig(BaseModel):
     layout_cells: int = Field(
         default=4,
         ge=0,
-        description="cells along each side of the layout, 0 for none; they overlap in chips of other than 64 px",
+        description="cells along each side of the layout, 0 for none; they overlap where 64 px do not divide chips",
     )
     layout_channels: int = Field(default=16, ge=1, description="what the layout tells of each cell")
 

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from cmir.archive import storage
 from cmir.archive.imagery import raw_media
+from cmir.archive.matlab import open_hdf5
 from cmir.archive.schema import ShardRow, make_group_id, make_item_id
 from cmir.archive.sensors import GF1_PMS
 from cmir.archive.sources import Item
-from cmir.errors import DataError, parsing
+from cmir.errors import DataError
 
 FILE_NAME: Final = "DSRSID.mat"
 # PAPER.md section 1: codes 1..8 in this order.
@@ -155,9 +156,5 @@ def _read_block(uri: str, file_bytes: int, dataset: str, start: int, size: int) 
 
 @contextmanager
 def _opened(uri: str) -> Iterator[h5py.File]:
-    with (
-        storage.open_input(uri) as opened,
-        parsing("MATLAB file cannot be read", where=uri),
-        h5py.File(opened, "r") as file,
-    ):
+    with storage.open_input(uri) as opened, open_hdf5(opened, uri) as file:
         yield file
