@@ -66,9 +66,17 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
         _wait_listening(cluster, process)
         yield cluster
     finally:
+        _disconnect()
         process.terminate()
         process.wait(timeout=60)
         log.close()
+
+
+def _disconnect() -> None:
+    """End this process's part in a cluster: Ray ends a driver at once, with code 1, when its raylet goes away."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
 
 
 def _wait_listening(cluster: RayCluster, process: "subprocess.Popen[bytes]") -> None:
@@ -106,10 +114,11 @@ def s3_bucket() -> Iterator[str]:
 
 
 @pytest.fixture
-def on_cluster(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RayCluster:
-    """Jobs of this test run on the session's cluster."""
+def on_cluster(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
+    """Jobs of this test run on the session's cluster, and this process leaves it afterwards."""
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
-    return ray_cluster
+    yield ray_cluster
+    _disconnect()
 
 
 @pytest.fixture(scope="session")
