@@ -1,3 +1,4 @@
+import gc
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.cluster
 
 def _job(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
     code = run_command("shard", shard.ShardConfig, shard.run, list(arguments))
+    gc.collect()  # a process that ends lets go of its output
     return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 

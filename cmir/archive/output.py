@@ -2,11 +2,17 @@
 
 Work in progress stands in `<output>.partial`, with the settings it was begun with, so `--resume` goes on only with its
 own. Locally the last step is a rename; on S3 a copy within the store, then the removal of what it replaced.
+
+Of two jobs at one output, one gives way. Locally the claim is locked for as long as its job lives (the kernel lets go
+of a dead job's), so the second is refused. S3 has no such lock: there the one that took over wins, and the other finds
+the claim no longer its own and puts nothing in place.
 """
 
+import fcntl
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+import secrets
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
 
 from cmir.archive import storage
 from cmir.errors import ConfigError, DataError
@@ -20,6 +26,8 @@ class Output:
 
     uri: str
     replaces: bool
+    owner: str = field(default_factory=lambda: secrets.token_hex(8))
+    _locks: list[IO[bytes]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def working_uri(self) -> str:
@@ -29,8 +37,8 @@ class Output:
     def claim(cls, uri: str, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> "Output":
         """Take an output place for these settings (JSON values).
 
-        Raises ConfigError where something stands there that neither flag allows for, or where `resume` finds a partial
-        output begun with other settings.
+        Raises ConfigError where something stands there that neither flag allows for, where `resume` finds a partial
+        output begun with other settings, or where another job is at work on it.
         """
         output = cls(storage.absolute(uri), replaces=overwrite)
         if resume and overwrite:
@@ -38,20 +46,23 @@ class Output:
         if storage.exists(output.uri) and not overwrite:
             fix = "choose another --output, or give --overwrite"
             raise ConfigError("output exists", seen=output.uri, expected="nothing there yet", fix=fix)
+        stands = storage.exists(output._claim_uri)
+        if stands:
+            output._lock()  # a job that lives is never taken over from
         if storage.exists(output.working_uri):
             output._take_over(settings, resume=resume)
-        claim = json.dumps(settings, sort_keys=True).encode()
-        if not storage.exists(storage.join(output.working_uri, _CLAIM)):
-            try:
-                storage.put_atomic(storage.join(output.working_uri, _CLAIM), claim, if_absent=True)
-            except FileExistsError as error:
-                fix = "wait for the other job, or choose another --output"
-                raise ConfigError("output was claimed by another job just now", seen=output.uri, fix=fix) from error
+        claim = json.dumps({"owner": output.owner, "settings": settings}, sort_keys=True).encode()
+        try:
+            storage.put_atomic(output._claim_uri, claim, if_absent=overwrite or not stands)
+        except FileExistsError as error:
+            raise output._taken() from error
+        output._lock()
         return output
 
     def finish(self) -> None:
-        """Put the finished work in its place."""
-        storage.delete_tree(storage.join(self.working_uri, _CLAIM))
+        """Put the finished work in its place. Raises ConfigError where another job took it over."""
+        if self._begun().get("owner") != self.owner:
+            raise self._taken()
         if not storage.exists(self.uri):
             storage.move_tree(self.working_uri, self.uri)
         elif storage.is_s3(self.uri):
@@ -67,6 +78,35 @@ class Output:
             storage.move_tree(self.uri, aside)
             storage.move_tree(self.working_uri, self.uri)
             storage.delete_tree(aside)
+        storage.delete_tree(storage.join(self.uri, _CLAIM))  # last, so that it guards the move too
+        for lock in self._locks:
+            lock.close()
+
+    @property
+    def _claim_uri(self) -> str:
+        return storage.join(self.working_uri, _CLAIM)
+
+    def _begun(self) -> dict[str, Any]:
+        """The claim as it stands; empty where a job died before it wrote one."""
+        try:
+            return dict(json.loads(storage.read_bytes(self._claim_uri)))
+        except DataError:
+            return {}
+
+    def _lock(self) -> None:
+        """Hold the claim that stands, for as long as this object lives. Raises ConfigError where another job does."""
+        if storage.is_s3(self.uri):
+            return
+        try:
+            claim = storage.local_path(self._claim_uri).open("rb")
+            self._locks.append(claim)
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError) as error:
+            raise self._taken() from error
+
+    def _taken(self) -> ConfigError:
+        fix = "wait for the other job, or choose another --output"
+        return ConfigError("another job is at work on this output", seen=self.working_uri, fix=fix)
 
     def _take_over(self, settings: dict[str, Any], *, resume: bool) -> None:
         if self.replaces:
@@ -75,10 +115,9 @@ class Output:
         if not resume:
             fix = "give --resume to go on with it, or --overwrite to start afresh"
             raise ConfigError("a partial output exists", seen=self.working_uri, expected="nothing there yet", fix=fix)
-        try:
-            begun = json.loads(storage.read_bytes(storage.join(self.working_uri, _CLAIM)))
-        except DataError:
-            return  # died before its claim was written: nothing to differ from
+        begun = self._begun().get("settings")
+        if begun is None:
+            return  # nothing to differ from
         changed = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
         if changed:
             seen = ", ".join(f"{key}={settings.get(key)!r}" for key in changed)

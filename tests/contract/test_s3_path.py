@@ -76,3 +76,9 @@ def test_conditional_puts_and_outputs_hold_on_an_object_store(s3_bucket: str) ->
     assert storage.read_bytes(f"{place}/result") == b"new"
     with pytest.raises(ConfigError, match="output exists"):
         Output.claim(place, {})
+    first, second = (Output.claim(place, {}, overwrite=True) for _ in range(2))
+    storage.put_atomic(f"{second.working_uri}/result", b"newer")
+    with pytest.raises(ConfigError, match="another job is at work"):
+        first.finish()
+    second.finish()
+    assert storage.read_bytes(f"{place}/result") == b"newer"
