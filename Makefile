@@ -13,6 +13,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q -q --disable-pip-version-check -c constraints.txt -e '.[voices]' 2> /dev/null \
+	  || echo "no C compiler: the speech engine Pico is left out, espeak-ng speaks alone"
 	@touch $(READY)
 
 # make demo                       a generated world, under 8 minutes on 2 cores

@@ -1,5 +1,6 @@
 """A question typed at a terminal -> hits, from a running service or straight from a gallery; both say the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -12,6 +13,7 @@ from cmir.client import Client, ClientHit, item_part, label_part
 from cmir.errors import DataError, QueryError
 from cmir.gallery.search import Hit, Searcher
 from cmir.network.embedder import F32, Embedder
+from cmir.network.hearing import NOTHING_HEARD
 
 _IMAGES: Final = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "tif": "tiff", "tiff": "tiff"}
 _SOUNDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
@@ -71,7 +73,8 @@ def embed_file(embedder: Embedder, uri: str, modality: str | None = None, sensor
 def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
     """Hits of the published gallery, found in this process.
 
-    Raises GalleryError where nothing is published, SpaceMismatchError where its bundle was replaced by another.
+    Raises GalleryError where nothing is published, SpaceMismatchError where its bundle was replaced by another,
+    QueryError where a recording names no known label.
     """
     searcher = Searcher.open(gallery_uri)
     if question.item is not None:
@@ -80,6 +83,9 @@ def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
         embedder = Embedder.open(searcher.pointer.bundle_uri)
         searcher.check_space(embedder.space_id)
         vector = _embed(embedder, question)
+        heard = embedder.hear(vector) if question.speech else None
+        if heard is not None and not heard.is_known:
+            raise nothing_heard(heard.labels, question.speech)
     return searcher.search(vector[None], targets=question.targets, k=question.k)[0]
 
 
@@ -93,7 +99,10 @@ def _embed(embedder: Embedder, question: Question) -> F32:
 
 
 def ask_service(url: str, question: Question) -> list[ClientHit]:
-    """Hits of a running service. Raises QueryError where it refuses, GalleryError where it does not answer."""
+    """Hits of a running service.
+
+    Raises QueryError where it refuses or hears no known label, GalleryError where it does not answer.
+    """
     targets = cast(tuple[Modality, ...], question.targets)
     with Client(url) as client:
         if question.speech is not None:
@@ -105,4 +114,14 @@ def ask_service(url: str, question: Question) -> list[ClientHit]:
         else:
             part = item_part(question.item) if question.item is not None else label_part(question.label or "")
             answer = client.search([part], target=targets, k=question.k)
+    for heard in answer.heard:
+        if heard.message is not None:
+            raise nothing_heard(heard.labels, question.speech)
     return list(answer.hits)
+
+
+def nothing_heard(nearest: Sequence[tuple[str, float]], uri: str | None) -> QueryError:
+    """The answer to a recording that names no known label: what it came nearest to."""
+    seen = ", ".join(f"nearest {label}, {score:.2f}" for label, score in nearest)
+    fix = "say one of the labels that `cmir info` lists, a little closer to the microphone"
+    return QueryError(NOTHING_HEARD, seen=seen, where=uri or "", fix=fix)

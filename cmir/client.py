@@ -44,14 +44,23 @@ class ClientHit:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientHeard:
+    """What a recording was taken to name, (label, cosine) nearest first; `message` where no known label was heard."""
+
+    labels: tuple[tuple[str, float], ...]
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first, all of one version of one space; `timings_ms` by stage."""
+    """Hits, best first, all of one version of one space; `timings_ms` by stage; `heard`, an entry per recording."""
 
     hits: tuple[ClientHit, ...]
     space_id: str
     gallery_version: int
     timings_ms: Mapping[str, float]
     request_id: str
+    heard: tuple[ClientHeard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +244,12 @@ def _answer(told: Json) -> Answer:
         gallery_version=told["gallery_version"],
         timings_ms=told["timings_ms"],
         request_id=told["request_id"],
+        heard=tuple(_heard(heard) for heard in told["heard"]),
     )
+
+
+def _heard(told: Json) -> ClientHeard:
+    return ClientHeard(tuple((near["label"], near["score"]) for near in told["labels"]), told["message"])
 
 
 def _hit(told: Json) -> ClientHit:

@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import platform
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -16,8 +15,10 @@ import pyarrow.parquet as pq
 
 from cmir.archive import shards, storage
 from cmir.archive.imagery import decode_chip
+from cmir.archive.pico import pico_is_installed
 from cmir.archive.schema import IMAGE_MODALITIES, Media
 from cmir.archive.speech import decode_features, decode_speech
+from cmir.archive.voices import flite_is_installed
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.gallery.commits import open_table
 from cmir.gallery.publish import find_pointer, read_pointer
@@ -162,10 +163,9 @@ def examine_machine() -> list[Finding]:
     findings = [Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.machine()}")]
     findings += [_package(name) for name in _PACKAGES]
     findings += [_tried("torchaudio features", _mel), _tried("espeak-ng voices", _voices)]
-    flite = shutil.which("flite")
-    findings.append(
-        Finding("flite voices", True if flite else None, flite or "optional: install flite for more voices")
-    )
+    for name, is_here in (("Pico", pico_is_installed()), ("flite", flite_is_installed())):
+        detail = "speaks" if is_here else f"optional: install {'ttspico' if name == 'Pico' else name} for more voices"
+        findings.append(Finding(f"{name} voices", True if is_here else None, detail))
     findings.append(_gpu())
     settings = storage.S3Settings.from_environment()
     place = settings.endpoint_url or "default endpoint"
@@ -200,7 +200,7 @@ def _mel() -> str:
 def _voices() -> str:
     from cmir.archive.sources.tts import TtsSource
 
-    return f"{len(TtsSource(voices=8, flite=False).drawn_voices())} of 8 voices drawn"
+    return f"{len(TtsSource(voices=8, engines=()).drawn_voices())} of 8 voices drawn"
 
 
 def _gpu() -> Finding:

@@ -16,7 +16,7 @@ from cmir.archive.schema import Split
 from cmir.archive.sources import Source
 from cmir.archive.splits import draw_splits
 from cmir.archive.storage import absolute, exists, join, read_bytes
-from cmir.archive.vocabulary import UCMERCED_LABELS, parse_labels
+from cmir.archive.vocabulary import UCMERCED_LABELS, parse_labels, spoken_forms
 from cmir.errors import DataError
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
@@ -38,7 +38,14 @@ class ShardConfig(JobConfig):
     scenes: int = Field(300, gt=0, description="synthetic: number of scenes.")
     seed: int = Field(0, description="synthetic, tts, wald: seed of what is generated.")
     voices: int = Field(24, gt=0, description="tts, synthetic: number of voices.")
-    labels: str | None = Field(None, description="tts: a file of labels or a,b,c; the 17 of UC Merced otherwise.")
+    labels: str | None = Field(
+        None,
+        description="tts: a,b,c or a file of labels, with `label: form, form` a line; the 17 of UC Merced otherwise.",
+    )
+    language: str = Field("en", description="tts: language of the voices, en, de or fr.")
+    held_out_engine: str | None = Field(
+        None, description="tts: the speech engine that stands in test alone; flite, else pico, where several speak."
+    )
     hard: bool = Field(False, description="wald: degrade each side by itself (shift, MTF, gain, haze, noise).")
     chip_size_px: int = Field(256, gt=15, description="pairs: side of a PAN chip in pixels.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
@@ -91,17 +98,26 @@ def source_of(config: ShardConfig) -> Source:
         case "tts":
             from cmir.archive.sources.tts import TtsSource
 
-            return TtsSource(labels=_labels(config.labels), voices=config.voices, seed=config.seed)
+            return TtsSource(
+                _spoken_labels(config.labels),
+                voices=config.voices,
+                seed=config.seed,
+                language=config.language,
+                held_out_engine=config.held_out_engine,
+            )
         case "synthetic":
             from cmir.archive.sources.synthetic import SyntheticSource
 
             return SyntheticSource(scenes=config.scenes, voices=config.voices, seed=config.seed)
 
 
-def _labels(text: str | None) -> tuple[str, ...]:
-    """Labels of a,b,c or of a file, or the 17 of UC Merced. Raises DataError for a file that is no text."""
+def _spoken_labels(text: str | None) -> dict[str, tuple[str, ...]]:
+    """Labels of a,b,c or of a file, or the 17 of UC Merced, with their spoken forms.
+
+    Raises DataError for a file that is no text.
+    """
     if text is None:
-        return UCMERCED_LABELS
+        return spoken_forms(UCMERCED_LABELS)
     if not exists(text):
         return parse_labels(text)
     try:

@@ -10,11 +10,14 @@ import shapely.geometry
 from fastapi import Request
 
 from cmir.gallery.search import GalleryItem, Hit
+from cmir.network.hearing import NOTHING_HEARD, Heard
 from serve.engine import Engine, Found
 from serve.media import AUDIO_KINDS, IMAGE_KINDS
 from serve.schemas import (
     BundleInfo,
     GalleryInfo,
+    HeardAnswer,
+    HeardLabel,
     HitAnswer,
     InfoAnswer,
     ItemAnswer,
@@ -28,6 +31,7 @@ def search_answer(found: Found, request: Request) -> SearchAnswer:
     times = found.times
     return SearchAnswer(
         hits=[hit_answer(hit) for hit in found.hits],
+        heard=[heard_answer(heard) for heard in found.heard],
         space_id=found.pointer.space_id,
         gallery_version=found.pointer.table_version,
         timings_ms=Timings(
@@ -39,6 +43,12 @@ def search_answer(found: Found, request: Request) -> SearchAnswer:
         ),
         request_id=request.state.request_id,
     )
+
+
+def heard_answer(heard: Heard) -> HeardAnswer:
+    """What one recording named."""
+    labels = [HeardLabel(label=label, score=score) for label, score in heard.labels]
+    return HeardAnswer(labels=labels, message=None if heard.is_known else NOTHING_HEARD)
 
 
 def hit_answer(hit: Hit) -> HitAnswer:

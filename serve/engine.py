@@ -17,6 +17,7 @@ import numpy as np
 from cmir.errors import DataError, QueryError, SpaceMismatchError
 from cmir.gallery.publish import Pointer
 from cmir.gallery.search import GalleryItem, Hit
+from cmir.network.hearing import Heard
 from serve.deployments import Decoder, Snapshot, Wanted
 from serve.limits import Limits
 from serve.metrics import Metrics
@@ -43,11 +44,12 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The hits of one query."""
+    """The hits of one query; `heard`, what its recordings were taken to name, in their order."""
 
     hits: list[Hit]
     pointer: Pointer
     times: StageTimes
+    heard: tuple[Heard, ...] = ()
 
 
 class Engine:
@@ -136,13 +138,17 @@ class Engine:
     async def _search(self, query: Query, snapshot: Snapshot) -> Found:
         times = StageTimes()
         vectors = await _together([self._vector(source, snapshot, times) for source in query.sources])
+        recordings = [place for place, source in enumerate(query.sources) if isinstance(source, SpeechBytes)]
+        heard = tuple(said for place in recordings if (said := snapshot.embedder.hear(vectors[place])) is not None)
+        if not all(said.is_known for said in heard):  # what nobody named is nowhere to be found
+            return Found([], snapshot.pointer, times, heard)
         vector = combined(vectors, query.weights)
         timed = await snapshot.finder.find(Wanted(vector, query.targets, query.k, query.filters))
         times.queue_s += timed.queue_s
         times.search_s = timed.run_s
         for stage in ("decode", "queue", "encode", "search"):
             self.metrics.stage_s.labels(stage).observe(getattr(times, f"{stage}_s"))
-        return Found(timed.result, snapshot.pointer, times)
+        return Found(timed.result, snapshot.pointer, times, heard)
 
     async def _vector(self, source: Source, snapshot: Snapshot, times: StageTimes) -> F32:
         match source:

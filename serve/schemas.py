@@ -117,10 +117,29 @@ class Timings(_Answer):
     total: float
 
 
+class HeardLabel(_Answer):
+    """A label that a recording was taken to name."""
+
+    label: str
+    score: float = Field(description="cosine to the label's prototype, higher is better")
+
+
+class HeardAnswer(_Answer):
+    """What a recording was taken to say: labels, nearest first; or a message, and the nearest label all the same."""
+
+    labels: list[HeardLabel]
+    message: str | None = Field(description="no known label heard; null where one was")
+
+
 class SearchAnswer(_Answer):
-    """Hits in the order of their scores, all from one version of one space."""
+    """Hits in the order of their scores, all from one version of one space.
+
+    `heard` has an entry for each recording of the query, where the bundle can judge them; where one names no known
+    label there are no hits.
+    """
 
     hits: list[HitAnswer]
+    heard: list[HeardAnswer] = Field(default_factory=list)
     space_id: str
     gallery_version: int
     timings_ms: Timings
@@ -216,6 +235,7 @@ class FeatureCollection(_Answer):
 
     type: Literal["FeatureCollection"] = "FeatureCollection"
     features: list[Feature]
+    heard: list[HeardAnswer] = Field(default_factory=list)
     space_id: str
     gallery_version: int
     timings_ms: Timings
@@ -227,6 +247,7 @@ def to_geojson(answer: SearchAnswer) -> FeatureCollection:
     return FeatureCollection(
         type="FeatureCollection",
         features=[_feature(hit) for hit in answer.hits],
+        heard=answer.heard,
         space_id=answer.space_id,
         gallery_version=answer.gallery_version,
         timings_ms=answer.timings_ms,

@@ -31,6 +31,7 @@ from cmir.gallery.filters import Filters
 from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings
 from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.embedder import Prepared
+from cmir.network.hearing import Heard, hear
 from serve.deployments import Decoder, Finder, LocalEncoder, Snapshot
 from serve.engine import Engine
 from serve.limits import Limits
@@ -60,6 +61,10 @@ class FakeEmbedder:
     sign: float = 1.0
     batch_sizes: list[int] = field(default_factory=list)
     fails: bool = False
+    heard_threshold: float | None = None
+
+    def hear(self, vector: np.ndarray) -> Heard | None:
+        return hear(vector, self.labels, self.prototypes, self.heard_threshold)
 
     @property
     def prototypes(self) -> np.ndarray:

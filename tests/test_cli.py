@@ -17,6 +17,8 @@ from cmir.cli import app
 from cmir.errors import CmirError, SpaceMismatchError
 from cmir.live_queries import image_file, wav_file
 from cmir.loopback import free_port
+from cmir.network.embedder import Embedder
+from cmir.network.hearing import Heard
 from tests import serve_real, tiny_archives
 
 run = CliRunner()
@@ -54,6 +56,15 @@ def test_a_file_finds_itself_first(published: tuple[str, str], files: Path, name
     assert len(hits) == 3
     assert hits[0]["item_id"] == found
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_recording_without_a_known_label_is_refused(
+    published: tuple[str, str], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Embedder, "hear", lambda self, vector: Heard((("water", 0.12),), is_known=False))
+    result = run.invoke(app, ["search", "--speech", str(files / "word.wav"), "--gallery", published[1]])
+    assert result.exit_code != 0
+    assert "no known label heard: seen nearest water, 0.12" in str(result.exception) + result.output
 
 
 def test_labels_and_items_ask_too_and_targets_hold(published: tuple[str, str]) -> None:

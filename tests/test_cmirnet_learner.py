@@ -25,7 +25,9 @@ CPU = torch.device("cpu")
 
 def make_catalogue(labels: tuple[str, ...], classes: tuple[str, ...]) -> Catalogue:
     nothing = np.zeros(0, np.int64)
-    return Catalogue((), labels, classes, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    return Catalogue(
+        (), labels, classes, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+    )
 
 
 def make_preprocessing(*num_ms_bands: int) -> Preprocessing:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from cmir.archive.shards import list_shards
 from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
 from cmir.network.batches import Batch, ImagePart
 from cmir.network.bundle import load_bundle
+from cmir.network.catalogue import read_catalogue
 from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import learning_rate
@@ -21,7 +23,7 @@ from cmir.network.training import SaveState, build_learner, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
 from cmir.network.validation import mean_average_precision, mean_reciprocal_rank
-from tests.tiny_archives import LABELS, chip_row, features_row, tiny_settings, tone_row, write_archive
+from tests.tiny_archives import LABELS, chip_row, features_row, nameless_row, tiny_settings, tone_row, write_archive
 
 CPU = torch.device("cpu")
 
@@ -141,6 +143,24 @@ def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> No
     assert TrainSettings(objective="cmirnet").working_size_px["pan"] == 256
     with pytest.raises(ValueError, match="objective contrastive has no term decoder"):
         TrainSettings(ablate="decoder")
+
+
+def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    for split, start in (("train", 0), ("val", 50)):
+        rows = [tone_row(start + i) for i in range(9)] + [nameless_row(start + 20 + i) for i in range(6)]
+        write_archive(folder, rows, split=split)  # type: ignore[arg-type]
+    catalogue = read_catalogue(list_shards([str(folder)], splits=("train",)))
+    assert catalogue.has_labels.all()
+    assert (catalogue.labels.sum(axis=1) == 0).sum() == 6
+    result = fit(tiny_settings(max_steps=60), [str(folder)], str(tmp_path / "bundle"), device=CPU)
+    assert result.figures["speech_known_auroc"] > 0.9
+    embedder = Embedder.open(str(tmp_path / "bundle"), device="cpu")
+    said, hiss = (embedder.hear(embedder.embed([row.media])[0]) for row in (tone_row(99), nameless_row(99)))
+    assert said is not None
+    assert said.is_known
+    assert hiss is not None
+    assert not hiss.is_known
 
 
 def test_without_a_val_split_the_last_weights_are_kept(tmp_path: Path) -> None:

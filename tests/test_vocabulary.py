@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from cmir.archive.vocabulary import UCMERCED_LABELS, load_vocabulary, own_words, parse_labels
+from cmir.archive.vocabulary import UCMERCED_LABELS, load_vocabulary, other_words, own_words, parse_labels
 from cmir.errors import DataError
 
 
@@ -37,8 +37,18 @@ def test_an_unknown_label_is_spoken_as_its_own_words() -> None:
 
 
 def test_labels_come_from_lists_and_from_lines() -> None:
-    assert parse_labels("airplane,bare-soil , sea") == ("airplane", "bare-soil", "sea")
-    assert parse_labels("# mine\nairplane\n\nfarm land\n") == ("airplane", "farm land")
+    assert tuple(parse_labels("airplane,bare-soil , sea")) == ("airplane", "bare-soil", "sea")
+    assert tuple(parse_labels("# mine\nairplane\n\nfarm land\n")) == ("airplane", "farm land")
+    assert parse_labels("car: Auto, Wagen\nsea") == {"car": ("Auto", "Wagen"), "sea": ("sea", "ocean")}
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_other_words_name_no_label(language: str) -> None:
+    words = other_words(language)
+    assert len(words) > 70
+    assert len({word.lower() for word in words}) == len(words)
+    vocabulary = load_vocabulary()
+    assert not [word for word in words if vocabulary.label_of(word)]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +58,8 @@ def test_labels_come_from_lists_and_from_lines() -> None:
         ("# none\n", "no labels"),
         ("sea,sea", "stands twice: seen sea"),
         ("sea,---", "cannot be spoken"),
+        ("car:", "no labels"),
+        ("road: path\nway: Path", "one spoken form for two labels: seen Path: road, way"),
     ],
 )
 def test_lists_that_cannot_be_spoken_are_refused(text: str, message: str) -> None:

@@ -1,13 +1,17 @@
 """Synthetic voices: different ones are drawn, each says the same thing the same way every time."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from cmir.archive import voices
-from cmir.archive.voices import Voice, draw_voices, flite_is_installed, speak
+from cmir.archive.pico import pico_is_installed
+from cmir.archive.voices import Voice, draw_voices, flite_is_installed, installed_engines, speak
 from cmir.errors import DataError
 
 needs_flite = pytest.mark.skipif(not flite_is_installed(), reason="the program flite is not installed")
+needs_pico = pytest.mark.skipif(not pico_is_installed(), reason="the package ttspico is not installed")
 
 
 def test_drawn_voices_are_different_and_the_same_for_the_same_seed() -> None:
@@ -18,15 +22,23 @@ def test_drawn_voices_are_different_and_the_same_for_the_same_seed() -> None:
 
 
 def test_every_base_voice_of_the_language_speaks() -> None:
-    drawn = draw_voices(16, 0, flite=False)
+    drawn = draw_voices(16, 0, engines=())
     assert {voice.base for voice in drawn} == set(voices.ESPEAK_BASES["en"])
-    assert {voice.base for voice in draw_voices(6, 0, language="fr")} == {"fr", "fr-be", "fr-ch"}
+    assert {voice.base for voice in draw_voices(6, 0, language="fr", engines=())} == {"fr", "fr-be", "fr-ch"}
 
 
-def test_one_voice_in_eight_is_flite() -> None:
-    drawn = draw_voices(16, 0, flite=True)
-    assert [voice.engine for voice in drawn].count("flite") == 2
-    assert all(voice.engine == "espeak-ng" for voice in draw_voices(16, 0, flite=False))
+def test_one_voice_in_eight_is_flite_and_one_in_four_pico() -> None:
+    drawn = [voice.engine for voice in draw_voices(16, 0, engines=("flite", "pico"))]
+    assert [drawn.count(name) for name in ("espeak-ng", "pico", "flite")] == [10, 4, 2]
+    assert all(voice.engine == "espeak-ng" for voice in draw_voices(16, 0, engines=()))
+    assert {voice.engine for voice in draw_voices(16, 0)} == set(installed_engines())
+
+
+def test_engines_speak_the_languages_they_know() -> None:
+    drawn = draw_voices(16, 0, language="fr", engines=("flite", "pico"))
+    assert {voice.base_voice for voice in drawn if voice.engine != "espeak-ng"} == {"pico/fr-FR"}
+    with pytest.raises(DataError, match="unknown engine: seen festival"):
+        draw_voices(16, 0, engines=("festival",))
 
 
 @pytest.mark.parametrize("language", ["en", "de", "fr"])
@@ -58,7 +70,7 @@ def test_rate_and_pitch_are_heard() -> None:
 
 
 @needs_flite
-@pytest.mark.parametrize("base", voices.FLITE_BASES)
+@pytest.mark.parametrize("base", voices.FLITE_BASES["en"])
 def test_flite_speaks_at_16_khz_the_same_every_time(base: str) -> None:
     voice = Voice("flite", base, rate=0.9)
     waveform = speak(voice, "airplane")
@@ -82,6 +94,30 @@ def test_what_cannot_be_spoken_is_refused() -> None:
         draw_voices(3, 0, language="tlh")
     with pytest.raises(DataError, match="too few voices: seen 0"):
         draw_voices(0, 0)
+
+
+@needs_pico
+@pytest.mark.parametrize("base", [base for bases in voices.PICO_BASES.values() for base in bases])
+def test_pico_speaks_the_same_every_time_whatever_was_spoken_before(base: str) -> None:
+    voice = Voice("pico", base, rate=0.9, pitch=60)
+    first = speak(voice, "sand")
+    assert first.dtype == np.float32
+    assert 4_000 < len(first) < 24_000
+    speak(Voice("pico", base, rate=1.3), "something else")
+    np.testing.assert_array_equal(speak(voice, "sand"), first)
+    assert len(speak(Voice("pico", base, rate=0.75), "sand")) > 1.3 * len(speak(Voice("pico", base, rate=1.3), "sand"))
+
+
+@needs_pico
+def test_pico_names_a_language_it_does_not_speak() -> None:
+    with pytest.raises(DataError, match="no voice for this language: seen xx"):
+        speak(Voice("pico", "xx"), "sand")
+
+
+def test_a_missing_pico_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ttspico", None)
+    with pytest.raises(DataError, match="no package ttspico"):
+        speak(Voice("pico", "en-US"), "sea")
 
 
 def test_a_missing_flite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,12 @@ def write_archive(folder: Path, rows: Sequence[ShardRow], *, split: Split = "tra
     return str(folder)
 
 
+def nameless_row(i: int) -> ShardRow:
+    """A hiss: an utterance that names no label."""
+    hiss = (np.random.default_rng(i).normal(0, 0.1, 8_000)).astype(np.float32)
+    return _spoken(i, pcm_media(hiss), ())
+
+
 def tiny_settings(**changed: object) -> TrainSettings:
     """Settings of a network that trains in seconds."""
     values: dict[str, object] = {

@@ -1,12 +1,14 @@
 """Labels and the words that people say for them, from the table `vocabulary.yaml` beside this file.
 
-A label that the table does not know is spoken as its own words: `storage-rack` as "storage rack".
+A label that the table does not know is spoken as its own words: `storage-rack` as "storage rack". `other_words.yaml`
+holds words that name no label.
 """
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -67,8 +69,18 @@ class Vocabulary(BaseModel):
 @cache
 def load_vocabulary() -> Vocabulary:
     """The vocabulary of the package."""
-    text = resources.files("cmir.archive").joinpath("vocabulary.yaml").read_text(encoding="utf-8")
-    return Vocabulary.model_validate(yaml.safe_load(text))
+    return Vocabulary.model_validate(_table("vocabulary.yaml"))
+
+
+@cache
+def other_words(language: str) -> tuple[str, ...]:
+    """Words of a language that name no label of any set; none for a language that the table does not know."""
+    return tuple(_table("other_words.yaml").get(language, ()))
+
+
+def _table(name: str) -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load(resources.files("cmir.archive").joinpath(name).read_text(encoding="utf-8"))
+    return table
 
 
 def own_words(label: str) -> str:
@@ -93,12 +105,39 @@ def check_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels
 
 
-def parse_labels(text: str) -> tuple[str, ...]:
-    """Labels from text: one per line or separated by commas; blank lines and lines that begin with # are left out.
+def spoken_forms(labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The spoken forms of each label. Raises DataError as `check_labels` does."""
+    return {label: load_vocabulary().forms(label) for label in check_labels(tuple(labels))}
 
-    >>> parse_labels("airplane, bare-soil")
-    ('airplane', 'bare-soil')
+
+def parse_labels(text: str) -> dict[str, tuple[str, ...]]:
+    """Labels and their spoken forms from text: `a, b, c`, or a label a line, with `label: form, form` its own forms.
+
+    Blank lines and lines that begin with # are left out. Raises DataError as `check_labels` does, and where a label has
+    a colon and no form, or one form stands for two labels.
+
+    >>> parse_labels("sea, ship")
+    {'sea': ('sea', 'ocean'), 'ship': ('ship', 'ships', 'boat')}
+    >>> parse_labels("car: Auto, Wagen")
+    {'car': ('Auto', 'Wagen')}
     """
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    labels = tuple(part.strip() for line in lines for part in line.split(",") if part.strip())
-    return check_labels(labels)
+    forms: list[tuple[str, tuple[str, ...]]] = []
+    for line in text.splitlines():
+        label, colon, said = line.partition(":")
+        if line.lstrip().startswith("#"):
+            continue
+        if colon:
+            forms.append((label.strip(), check_labels(_parts(said))))
+        else:
+            forms += [(name, load_vocabulary().forms(name)) for name in _parts(line)]
+    check_labels(tuple(label for label, _ in forms))
+    meaning: dict[str, str] = {}
+    for label, said_for_it in forms:
+        for form in said_for_it:
+            if meaning.setdefault(form.lower(), label) != label:
+                raise DataError("one spoken form for two labels", seen=f"{form}: {meaning[form.lower()]}, {label}")
+    return dict(forms)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,20 +1,21 @@
 """Synthetic voices: a text and a voice -> a waveform f32[T] at 16 kHz, the same for the same voice and text.
 
 espeak-ng has few base voices, one per accent, and many variants that change pitch, formants and breathiness of one
-base: splits go by base voice.
-flite (Carnegie Mellon's engine, other base voices, another way of making sound) is a program, used where installed.
+base: splits go by base voice. Two engines with other base voices and other ways of making sound speak where they are
+installed: Pico (SVOX's, a Python package) and flite (Carnegie Mellon's, a program).
 """
 
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cmir.archive.espeak import espeak_samples
+from cmir.archive.pico import pico_is_installed, pico_samples
 from cmir.archive.speech import F32, SAMPLE_RATE_HZ, decode_speech, file_media, resample
 from cmir.errors import DataError
 
@@ -23,8 +24,11 @@ ESPEAK_BASES: Final[dict[str, tuple[str, ...]]] = {
     "de": ("de",),
     "fr": ("fr", "fr-be", "fr-ch"),
 }
-FLITE_BASES: Final = ("slt", "rms", "awb", "kal", "kal16")
-HELD_OUT_SHARE: Final = 8  # one voice in eight speaks by an engine that is held out
+PICO_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("en-US", "en-GB"), "de": ("de-DE",), "fr": ("fr-FR",)}
+FLITE_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("slt", "rms", "awb", "kal", "kal16")}
+# One voice in so many speaks by the engine, where it is installed: of espeak-ng there are as many voices as one likes,
+# of the others one for each base voice.
+SHARES: Final = {"pico": 4, "flite": 8}
 NORMAL_WORDS_PER_MINUTE: Final = 165
 
 # Variants that sound like people. Left out: robots, demons, whisperers, and two whose noise differs each time.
@@ -72,24 +76,40 @@ def flite_is_installed() -> bool:
     return shutil.which("flite") is not None
 
 
-def draw_voices(num_voices: int, seed: int, *, language: str = "en", flite: bool | None = None) -> tuple[Voice, ...]:
+def installed_engines() -> tuple[str, ...]:
+    """The engines that can speak here; espeak-ng always can."""
+    others = {"pico": pico_is_installed(), "flite": flite_is_installed()}
+    return ("espeak-ng", *(name for name, is_here in others.items() if is_here))
+
+
+def draw_voices(
+    num_voices: int, seed: int, *, language: str = "en", engines: Sequence[str] | None = None
+) -> tuple[Voice, ...]:
     """`num_voices` different voices, the same for the same arguments; base voices of an engine get equal shares.
 
-    `flite` None: as many of flite as HELD_OUT_SHARE says where it is installed and the language is English.
-    Raises DataError for a language without voices or fewer than one voice.
+    `engines`: which may speak beside espeak-ng (default: all that are installed), each where it knows the language.
+    Raises DataError for a language without voices, fewer than one voice, or an unknown engine.
     """
     if language not in ESPEAK_BASES:
         known = ", ".join(ESPEAK_BASES)
         raise DataError("no voices for this language", seen=language, expected=f"one of {known}")
     if num_voices < 1:
         raise DataError("too few voices", seen=num_voices, expected="at least 1")
-    with_flite = language == "en" and (flite_is_installed() if flite is None else flite)
-    num_flite = max(1, num_voices // HELD_OUT_SHARE) if with_flite and num_voices > 1 else 0
+    speaking = installed_engines() if engines is None else tuple(engines)
+    if unknown := set(speaking) - {"espeak-ng", *SHARES}:
+        raise DataError("unknown engine", seen=", ".join(sorted(unknown)), expected=f"espeak-ng, {', '.join(SHARES)}")
     drawer = random.Random(f"voices {language} {seed}")
     bases = list(ESPEAK_BASES[language])
     drawer.shuffle(bases)
-    espeak = _draw("espeak-ng", bases, VARIANTS, num_voices - num_flite, drawer)
-    return espeak + _draw("flite", FLITE_BASES, ("",), num_flite, drawer)
+    others = {
+        name: max(1, num_voices // share)
+        for name, share in SHARES.items()
+        if name in speaking and _bases(name, language) and num_voices > len(SHARES)
+    }
+    voices = _draw("espeak-ng", bases, VARIANTS, num_voices - sum(others.values()), drawer)
+    for name, num in others.items():
+        voices += _draw(name, _bases(name, language), ("",), num, drawer)
+    return voices
 
 
 def speak(voice: Voice, text: str) -> F32:
@@ -97,7 +117,7 @@ def speak(voice: Voice, text: str) -> F32:
 
     Raises DataError where the engine is missing, does not know the voice, or says nothing.
     """
-    waveform = _speak_espeak(voice, text) if voice.engine == "espeak-ng" else _speak_flite(voice, text)
+    waveform = _SPEAKERS[voice.engine](voice, text)
     loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max(initial=0.0))
     if len(loud) == 0:
         raise DataError("the voice said nothing", seen=repr(text), where=voice.name)
@@ -123,6 +143,10 @@ def _draw(
     return tuple(chosen.values())
 
 
+def _bases(engine: str, language: str) -> tuple[str, ...]:
+    return {"pico": PICO_BASES, "flite": FLITE_BASES}[engine].get(language, ())
+
+
 def _speak_espeak(voice: Voice, text: str) -> F32:
     samples, rate_hz = espeak_samples(
         text,
@@ -132,6 +156,12 @@ def _speak_espeak(voice: Voice, text: str) -> F32:
         pitch_range=voice.pitch_range,
     )
     return resample(samples.astype(np.float32) / np.float32(32_768.0), rate_hz)
+
+
+def _speak_pico(voice: Voice, text: str) -> F32:
+    pitch_percent = round(100 * 2.0 ** ((voice.pitch - 50) / 75))
+    samples = pico_samples(text, language=voice.base, rate_percent=round(100 * voice.rate), pitch_percent=pitch_percent)
+    return samples.astype(np.float32) / np.float32(32_768.0)
 
 
 def _speak_flite(voice: Voice, text: str) -> F32:
@@ -145,3 +175,10 @@ def _speak_flite(voice: Voice, text: str) -> F32:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise DataError("flite failed", seen=str(error), where=voice.name) from error
     return decode_speech(file_media(done.stdout))
+
+
+_SPEAKERS: Final[dict[str, Callable[[Voice, str], F32]]] = {
+    "espeak-ng": _speak_espeak,
+    "pico": _speak_pico,
+    "flite": _speak_flite,
+}

@@ -115,11 +115,10 @@ def collate(items: Sequence[CachedItem], catalogue: Catalogue, preprocessing: Pr
 
 def targets_of(items: npt.NDArray[np.int64], catalogue: Catalogue) -> Targets:
     """What the catalogue knows of the items, as tensors."""
-    labels = torch.from_numpy(catalogue.labels[items]).float()
     return Targets(
         modality=torch.from_numpy(catalogue.modality[items].astype(np.int64)),
-        labels=labels,
-        has_labels=labels.sum(dim=1) > 0,
+        labels=torch.from_numpy(catalogue.labels[items]).float(),
+        has_labels=torch.from_numpy(catalogue.has_labels[items]),
         class_id=torch.from_numpy(catalogue.class_id[items]),
         pair_id=torch.from_numpy(catalogue.pair_id[items]),
     )

@@ -67,6 +67,7 @@ def save_bundle(
     metrics: Mapping[str, JsonValue],
     training: Mapping[str, JsonValue],
     data: Sequence[DataCount] = (),
+    heard_threshold: float | None = None,
 ) -> str:
     """Write a bundle into the folder `uri` and return its space_id.
 
@@ -74,6 +75,7 @@ def save_bundle(
         metrics: figures for metrics.json, any nesting of JSON.
         training: the resolved training configuration; no local paths, no run ids.
         data: what it was trained and validated on, for the model card.
+        heard_threshold: see BundleConfig.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     files = {
@@ -87,6 +89,7 @@ def save_bundle(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         network=net.config,
         vocabulary=_vocabulary(net),
+        heard_threshold=heard_threshold,
         data=tuple(data),
         training=dict(training),
         sha256={name: _sha256(files[name]) for name in (TENSORS_FILE, PREPROCESSING_FILE)},

@@ -28,8 +28,11 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """Columns over N items: modality int8[N] (index into MODALITIES), piece int32[N], row int32[N] within the piece,
-    num_bands int16[N], item_size int8[N] bytes per value, labels uint8[N,L], class_id and pair_id int64[N] (UNKNOWN
-    where there is none). An item without any label counts as one whose labels are not known.
+    num_bands int16[N], item_size int8[N] bytes per value, labels uint8[N,L], has_labels bool[N], class_id and pair_id
+    int64[N] (UNKNOWN where there is none).
+
+    `has_labels` tells whether an item's labels are known. A chip without any label was not labelled; an utterance
+    without any names none of them, which is worth knowing too.
     """
 
     pieces: tuple[Piece, ...]
@@ -41,6 +44,7 @@ class Catalogue:
     num_bands: Array
     item_size: Array
     labels: Array
+    has_labels: Array
     class_id: Array
     pair_id: Array
 
@@ -87,16 +91,20 @@ def read_catalogue(
     label_names = label_names if label_names is not None else _names(pc.list_flatten(table["labels"]))
     class_names = class_names if class_names is not None else _names(table["scene_class"])
     sizes = [len(part) for part in tables]
+    modality = _codes(table["modality"], MODALITIES).astype(np.int8)
+    labels = _multi_hot(table["labels"], label_names)
+    says_nothing = pc.fill_null(pc.list_value_length(table["labels"]), 0).to_numpy() == 0
     return Catalogue(
         pieces=tuple(work),
         label_names=label_names,
         class_names=class_names,
-        modality=_codes(table["modality"], MODALITIES).astype(np.int8),
+        modality=modality,
         piece=np.repeat(np.arange(len(work), dtype=np.int32), sizes),
         row=np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
         num_bands=pc.fill_null(pc.list_value_length(table["bands"]), 3).to_numpy().astype(np.int16),
         item_size=_item_sizes(table["dtype"]),
-        labels=_multi_hot(table["labels"], label_names),
+        labels=labels,
+        has_labels=labels.any(axis=1) | ((modality == _SPEECH) & says_nothing),
         class_id=_codes(table["scene_class"], class_names),
         pair_id=_codes(table["pair_id"], None),
     )

@@ -20,6 +20,7 @@ from cmir.archive.schema import Media, Modality
 from cmir.archive.speech import decode_features, decode_speech
 from cmir.errors import ConfigError, DataError
 from cmir.network.bundle import Bundle, load_bundle
+from cmir.network.hearing import Heard, hear
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -98,6 +99,10 @@ class Embedder:
     def labels(self) -> tuple[str, ...]:
         """The words that `prototypes` f32[L,D] stand for, in its order."""
         return self.bundle.config.network.labels
+
+    def hear(self, vector: F32) -> Heard | None:
+        """Which labels the vector f32[D] of an utterance names; None where the bundle cannot tell."""
+        return hear(vector, self.labels, self.prototypes, self.bundle.config.heard_threshold)
 
     def pre(self, media: Media) -> Prepared:
         """Decode one item. Raises DataError: unreadable bytes, wrong bands, a modality without a tower."""

@@ -44,7 +44,11 @@ class LabelPrototype(BaseModel):
 
 
 class BundleConfig(BaseModel):
-    """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, by name."""
+    """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, by name.
+
+    `heard_threshold`: an utterance whose cosine to every prototype is below it names no known label; None where that
+    was not measured.
+    """
 
     model_config = _FROZEN
 
@@ -55,6 +59,7 @@ class BundleConfig(BaseModel):
     created_at: str
     network: NetworkConfig
     vocabulary: tuple[LabelPrototype, ...]
+    heard_threshold: float | None = None
     data: tuple[DataCount, ...] = ()
     training: dict[str, JsonValue] = Field(default_factory=dict)
     sha256: dict[str, str]

@@ -104,6 +104,7 @@ def fit(
         return FitResult("", {}, clock.step, num_steps_before, clock.elapsed_s)
     if clock.best_weights:
         learner.average.load_state_dict(clock.best_weights)
+    measured = validation if validation is not None and not validation.is_empty else None
     space_id = save_bundle(
         bundle_uri,
         learner.average,
@@ -111,6 +112,7 @@ def fit(
         metrics={"validation": dict(clock.best_figures), "num_steps": clock.step, "seconds": clock.elapsed_s},
         training=settings.model_dump(mode="json"),
         data=data.counts(),
+        heard_threshold=measured.heard_threshold(learner.average, device) if measured else None,
     )
     return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, clock.elapsed_s)
 

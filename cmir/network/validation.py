@@ -16,6 +16,7 @@ from cmir.network.batches import Batch, collate
 from cmir.network.build import Network
 from cmir.network.catalogue import Array, Catalogue
 from cmir.network.feed import ItemLoader
+from cmir.network.hearing import Floats, auroc, heard_scores, heard_threshold
 from cmir.network.objectives.contrastive import UNKNOWN, Targets
 from cmir.network.preprocessing import Preprocessing
 
@@ -38,12 +39,9 @@ class Validation:
         """Whether there is nothing to measure."""
         return not self._batches
 
-    @torch.inference_mode()
     def figures(self, net: Network, device: torch.device) -> dict[str, float]:
         """Figures by name, each 0..1, and `score`, the mean over kinds of knowledge, by which weights are chosen."""
-        net.eval()
-        parts = [_embed(batch, net, device) for batch in self._batches]
-        vectors, targets = torch.cat(parts), Targets.joined([batch.targets for batch in self._batches])
+        vectors, targets = self._embedded(net, device)
         kinds = {
             "labels": label_figures(vectors, targets, net.unit_prototypes().cpu()),
             "pairs": pair_figures(vectors, targets),
@@ -52,7 +50,20 @@ class Validation:
         measured = [figures for figures in (kinds["labels"], kinds["pairs"]) if figures] or [kinds["classes"]]
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
         merged = {name: value for figures in kinds.values() for name, value in figures.items()}
+        if (scores := _heard(vectors, targets, net)) is not None:
+            merged["speech_known_auroc"] = auroc(*scores)
         return {**merged, "score": float(np.mean(score)) if score else 0.0}
+
+    def heard_threshold(self, net: Network, device: torch.device) -> float | None:
+        """The score from which on an utterance counts as one that names a label; None where val cannot tell."""
+        scores = _heard(*self._embedded(net, device), net)
+        return None if scores is None else heard_threshold(*scores)
+
+    @torch.inference_mode()
+    def _embedded(self, net: Network, device: torch.device) -> tuple[Tensor, Targets]:
+        net.eval()
+        parts = [_embed(batch, net, device) for batch in self._batches]
+        return torch.cat(parts), Targets.joined([batch.targets for batch in self._batches])
 
 
 def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:
@@ -130,6 +141,17 @@ def main_figure(figures: Mapping[str, float]) -> str:
     """The figures of the score in one short line."""
     kept = {name: value for name, value in figures.items() if "class" not in name and name != "score"} or figures
     return "  ".join(f"{name.removesuffix('_map')} {value:.3f}" for name, value in kept.items())
+
+
+def _heard(vectors: Tensor, targets: Targets, net: Network) -> tuple[Floats, Floats] | None:
+    """How near utterances that name a label, and those that name none, lie to the labels; None without either."""
+    prototypes = net.unit_prototypes().detach().cpu().numpy()
+    spoken = (targets.modality == MODALITIES.index("speech")) & targets.has_labels
+    known = targets.labels[spoken].sum(dim=1).numpy() > 0
+    if not len(prototypes) or known.all() or not known.any():
+        return None
+    scores = heard_scores(vectors[spoken].numpy(), prototypes)
+    return scores[known], scores[~known]
 
 
 def _spread(groups: Sequence[Array], limit: int) -> list[Array]:

@@ -76,8 +76,20 @@ function showHits(answer) {
   at("start").hidden = true;
   at("hits").replaceChildren(...answer.hits.map(hitRow));
   const count = answer.hits.length;
-  const said = count === 0 ? "Nothing found. Widen the filters, or find another kind." : `${count} ${count === 1 ? "hit" : "hits"}`;
+  const unheard = answer.heard.find((heard) => heard.message);
+  const said = unheard ? nothingHeard(unheard)
+    : count === 0 ? "Nothing found. Widen the filters, or find another kind."
+    : [...answer.heard.map(nameHeard), `${count} ${count === 1 ? "hit" : "hits"}`].join(" · ");
   at("summary").textContent = `${said} · ${Math.round(answer.timings_ms.total)} ms · gallery version ${answer.gallery_version}`;
+}
+
+function nameHeard(heard) {
+  return `heard “${heard.labels.map((near) => near.label).join(", ")}”`;
+}
+
+function nothingHeard(heard) {
+  const nearest = heard.labels.map((near) => `${near.label}, ${near.score.toFixed(2)}`).join("; ");
+  return `No known label heard (nearest: ${nearest}). Say one of the words of the list`;
 }
 
 function hitRow(hit) {

@@ -19,6 +19,7 @@ from cmir.archive.imagery import raw_media
 from cmir.archive.schema import Modality, ShardRow, make_group_id, make_item_id
 from cmir.archive.sources import Item
 from cmir.archive.sources.tts import TtsSource
+from cmir.archive.vocabulary import spoken_forms
 from cmir.archive.world.camera import (
     CHIP_SIZE_PX,
     MS_RATIO,
@@ -75,7 +76,7 @@ class SyntheticSource:
     @cached_property
     def speech(self) -> TtsSource:
         """The voices of this world."""
-        return TtsSource(labels=self.labels, voices=self.voices, seed=self.seed)
+        return TtsSource(spoken_forms(self.labels), voices=self.voices, seed=self.seed)
 
     def items(self) -> Iterator[Item]:
         """One item per scene, then one per utterance."""

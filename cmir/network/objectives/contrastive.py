@@ -48,7 +48,8 @@ class Targets:
     """What is known of N items of a batch, row by row.
 
     modality i64[N], an index into schema.MODALITIES; labels f32[N,L] 0 or 1; has_labels bool[N], false where nothing is
-    known of labels; class_id and pair_id i64[N], UNKNOWN where there is none. Items with one pair_id show one ground.
+    known of labels, true without any where it is known that there is none; class_id and pair_id i64[N], UNKNOWN where
+    there is none. Items with one pair_id show one ground.
     """
 
     modality: Tensor
