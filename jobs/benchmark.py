@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
 from typing import Final
 
-from jobs.benchmarks import embed, quality, search, serve, shard, train
+from jobs.benchmarks import embed, quality, search, serve, shard, speech, train
 from jobs.entrypoint import Choice, run_choice
 
 BENCHMARKS: Final = {
@@ -21,6 +21,7 @@ BENCHMARKS: Final = {
     "search": Choice(search.SearchBenchmark, search.run),
     "serve": Choice(serve.ServeBenchmark, serve.run),
     "shard": Choice(shard.ShardBenchmark, shard.run),
+    "speech": Choice(speech.SpeechBenchmark, speech.run),
     "quality": Choice(quality.QualityBenchmark, quality.run),
 }
 

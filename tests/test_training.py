@@ -155,6 +155,7 @@ def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> 
     assert (catalogue.labels.sum(axis=1) == 0).sum() == 6
     result = fit(tiny_settings(max_steps=60), [str(folder)], str(tmp_path / "bundle"), device=CPU)
     assert result.figures["speech_known_auroc"] > 0.9
+    assert result.figures["score"] == result.figures["speech_named_right"] > 0.6
     embedder = Embedder.open(str(tmp_path / "bundle"), device="cpu")
     said, hiss = (embedder.hear(embedder.embed([row.media])[0]) for row in (tone_row(99), nameless_row(99)))
     assert said is not None

@@ -47,9 +47,11 @@ class Validation:
             "pairs": pair_figures(vectors, targets),
             "classes": class_figures(vectors, targets),
         }
-        measured = [figures for figures in (kinds["labels"], kinds["pairs"]) if figures] or [kinds["classes"]]
+        words = word_figures(vectors, targets, net.unit_prototypes().cpu())
+        measured = [figures for figures in (kinds["labels"], kinds["pairs"]) if figures]
+        measured = measured or [kinds["classes"] or words]
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
-        merged = {name: value for figures in kinds.values() for name, value in figures.items()}
+        merged = {name: value for figures in (*kinds.values(), words) for name, value in figures.items()}
         if (scores := _heard(vectors, targets, net)) is not None:
             merged["speech_known_auroc"] = auroc(*scores)
         return {**merged, "score": float(np.mean(score)) if score else 0.0}
@@ -85,6 +87,15 @@ def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict
             figures[f"{name}_to_{MODALITIES[modality]}_map"] = mean_average_precision(scores, relevant)
             figures[f"{MODALITIES[modality]}_to_{name}_map"] = mean_average_precision(scores.T, relevant.T)
     return figures
+
+
+def word_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:
+    """The share of utterances of one label whose nearest prototype is that label's."""
+    spoken = (targets.modality == MODALITIES.index("speech")) & (targets.labels.sum(dim=1) == 1)
+    if not bool(spoken.any()) or len(prototypes) != targets.labels.shape[1]:
+        return {}
+    nearest = (vectors[spoken] @ prototypes.T).argmax(dim=1)
+    return {"speech_named_right": float((nearest == targets.labels[spoken].argmax(dim=1)).double().mean())}
 
 
 def pair_figures(vectors: Tensor, targets: Targets) -> dict[str, float]:

@@ -95,8 +95,8 @@ def run(config: QualityBenchmark) -> JobResult:
         if config.data is not None and not storage.exists(config.data):
             raise ConfigError("--data not found", seen=config.data, expected="a UC Merced folder")
         steps = list(steps_of(config))
-    seconds = [StepFigures(step=f"{step.job} {step.name}", seconds=_run_step(step)) for step in steps]
-    work = Path(work_folder(config))
+    seconds = [StepFigures(step=f"{step.job} {step.name}", seconds=run_step(step)) for step in steps]
+    work = Path(work_folder(config.work, config.output))
     made = {step.name for step in steps}
     figures = []
     if "by-labels" in made:
@@ -114,7 +114,7 @@ def run(config: QualityBenchmark) -> JobResult:
 
 def steps_of(config: QualityBenchmark) -> Iterator[Step]:
     """The commands, in order; run again, each replaces what it made before."""
-    work, seed = Path(work_folder(config)), ("--seed", str(config.seed))
+    work, seed = Path(work_folder(config.work, config.output)), ("--seed", str(config.seed))
     sources = dict(_sources(config))
     for name, flags in sources.items():
         yield Step("shard", name, (*flags, "--output", str(work / "archive" / name), "--overwrite"))
@@ -130,13 +130,13 @@ def steps_of(config: QualityBenchmark) -> Iterator[Step]:
                    "--output", str(work / "by-pair"), "--overwrite"))  # fmt: skip
 
 
-def work_folder(config: QualityBenchmark) -> str:
+def work_folder(work: str | None, output: str) -> str:
     """Where the commands put what they make: --work, else a folder named after the output file."""
-    if config.work is not None:
-        return str(storage.local_path(config.work).absolute())
-    if storage.is_s3(config.output):
-        raise ConfigError("--work is missing", seen=config.output, expected="a local folder to work in")
-    return str(storage.local_path(config.output).absolute().with_suffix("")) + "-work"
+    if work is not None:
+        return str(storage.local_path(work).absolute())
+    if storage.is_s3(output):
+        raise ConfigError("--work is missing", seen=output, expected="a local folder to work in")
+    return str(storage.local_path(output).absolute().with_suffix("")) + "-work"
 
 
 def _sources(config: QualityBenchmark) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -154,7 +154,7 @@ def _sources(config: QualityBenchmark) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield from ((name, flags[name]) for name in _PARTS[config.preset])
 
 
-def _run_step(step: Step) -> float:
+def run_step(step: Step) -> float:
     """Run a command, its progress going through; returns its seconds. Raises CmirError where it fails."""
     command = [sys.executable, "-m", f"jobs.{step.job}", *step.flags]
     log.info("python jobs/%s.py %s", step.job, " ".join(step.flags))

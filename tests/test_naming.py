@@ -1,0 +1,75 @@
+"""The right label for an utterance, and none where there is none."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cmir.evaluation.naming import name_utterances
+from cmir.evaluation.protocol import ITEM_COLUMNS, Items
+
+LABELS = ("sea", "ship")
+PROTOTYPES = np.eye(2, 3, dtype=np.float32)
+
+
+def utterances(rows: Sequence[tuple[Sequence[str], Sequence[float], dict[str, str]]], split: str = "test") -> Items:
+    columns: dict[str, list[object]] = {name: [None] * len(rows) for name in ITEM_COLUMNS}
+    columns |= {
+        "item_id": [f"u{i}" for i in range(len(rows))],
+        "modality": ["speech"] * len(rows),
+        "split": [split] * len(rows),
+        "labels": [list(labels) for labels, _, _ in rows],
+        "attributes": [json.dumps(told) for _, _, told in rows],
+    }
+    vectors = np.array([vector for _, vector, _ in rows], np.float32)
+    return Items(pa.table(columns), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+ROWS = [
+    (["sea"], [1.0, 0.0, 0.0], {"speaker": "a", "engine": "x"}),
+    (["ship"], [0.2, 1.0, 0.0], {"speaker": "a", "engine": "x"}),
+    (["ship"], [1.0, 0.2, 0.0], {"speaker": "b", "engine": "x"}),
+    (["sea", "ship"], [1.0, 1.0, 0.0], {"speaker": "b"}),
+    ([], [0.1, 0.0, 1.0], {"speaker": "b"}),
+    ([], [0.0, 0.9, 0.4], {"speaker": "b", "noise": "hum"}),
+]
+
+
+def test_words_are_named_by_the_nearest_prototype() -> None:
+    found = name_utterances(utterances(ROWS), LABELS, PROTOTYPES)
+    assert found is not None
+    assert found.num_utterances == 3
+    assert found.named_right == pytest.approx(2 / 3)
+    assert {name: group.named_right for name, group in found.per_speaker.items()} == {"a": 1.0, "b": 0.0}
+    assert found.per_engine["x"].num_utterances == 3
+
+
+def test_known_words_are_told_from_others_and_from_noises() -> None:
+    found = name_utterances(utterances(ROWS), LABELS, PROTOTYPES, threshold=0.95)
+    assert found is not None
+    rejection = found.rejection
+    assert rejection is not None
+    # known: 1, 0.981, 0.981, 0.707; unknown: 0.0995 (a word), 0.914 (a hum)
+    assert (rejection.num_known, rejection.num_unknown) == (4, 2)
+    assert rejection.auroc == pytest.approx(7 / 8)
+    assert rejection.auroc_by_kind == pytest.approx({"words": 1.0, "noises": 3 / 4})
+    assert (rejection.known_heard, rejection.unknown_refused) == (0.75, 1.0)
+
+
+def test_a_label_that_the_bundle_does_not_know_is_another_word() -> None:
+    rows = [(["sea"], [1.0, 0.0, 0.0], {}), (["forest"], [0.0, 0.1, 1.0], {})]
+    found = name_utterances(utterances(rows), LABELS, PROTOTYPES)
+    assert found is not None
+    assert found.num_utterances == 1
+    assert found.rejection is not None
+    assert found.rejection.auroc == 1.0
+
+
+def test_without_speech_or_labels_there_is_nothing_to_say() -> None:
+    assert name_utterances(utterances(ROWS, split="train"), LABELS, PROTOTYPES) is None
+    assert name_utterances(utterances(ROWS), (), PROTOTYPES[:0]) is None
+    unlabelled = name_utterances(utterances(ROWS[4:]), LABELS, PROTOTYPES)
+    assert unlabelled is not None
+    assert (unlabelled.num_utterances, unlabelled.named_right, unlabelled.rejection) == (0, None, None)
