@@ -25,8 +25,8 @@ from cmir.errors import ConfigError
 from cmir.evaluation import collection
 from cmir.evaluation.collection import Advance, PieceRows, Rejected
 from cmir.evaluation.measurement import Evaluation, evaluate
-from cmir.evaluation.page import shown_items
-from cmir.evaluation.protocol import Relevance, check_relevance
+from cmir.evaluation.page import FAILURES_NAME, shown_items
+from cmir.evaluation.protocol import Prototypes, Relevance, check_relevance
 from cmir.evaluation.report import HTML_NAME, JSON_NAME, summary_table, write_report
 from cmir.network.embedder import Embedder
 from jobs import entrypoint
@@ -46,7 +46,7 @@ class EvaluateConfig(JobConfig):
     relevance: Relevance = Field("labels", description="What makes an answer right.")
     compare: str | None = Field(None, description="Another bundle, measured on the same items and set beside it.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
-    seed: int = Field(0, description="Seed of the bootstrap intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap intervals and of the map of the space.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -95,7 +95,7 @@ def run(config: EvaluateConfig) -> JobResult:
     delete_tree(work_uri)
     plan.output.finish()
     Console(stderr=True).print(summary_table(report))
-    outputs = {name: join(plan.output.uri, name) for name in (JSON_NAME, HTML_NAME)}
+    outputs = {name: join(plan.output.uri, name) for name in (JSON_NAME, HTML_NAME, FAILURES_NAME)}
     counts = {"num_items": sum(report.num_items.values()), "num_items_rejected": len(rejected)}
     details = {"space_id": report.space_id, "map": {name: found.map for name, found in report.directions.items()}}
     return JobResult({"evaluation": plan.output.uri, **outputs}, {**counts}, details)
@@ -140,6 +140,7 @@ def _evaluate(
         relevance=config.relevance,
         query_splits=_names(config.query_split),
         gallery_splits=_names(config.gallery_split),
+        prototypes=Prototypes(embedder.labels, embedder.prototypes) if embedder.labels else None,
         num_rejected=len(rejected),
         modalities_left_out=plan.left_out,
         seed=config.seed,

@@ -47,7 +47,7 @@ def row_of(modality: str, i: int) -> ShardRow:
         source_uri=f"{modality}-{i}",
         labels=labels,
         scene_class=None if modality == "speech" else f"class-{i % 3}",
-        attributes=json.dumps({"voice": f"v{i % 2}"}) if modality == "speech" else None,
+        attributes=json.dumps({"voice": f"v{i % 2}", "engine": f"e{i % 3}"}) if modality == "speech" else None,
     )
 
 
@@ -129,12 +129,13 @@ def test_every_direction_of_the_held_out_items(job: Job) -> None:
     assert job.report["directions"]["speech_many_to_rgb"]["num_queries"] == 3
     assert job.report["directions"]["pan_to_rgb"]["baseline"]["map"] > 0
     assert sorted(job.report["directions"]["speech_to_rgb"]["per_voice"]) == ["v0", "v1"]
+    assert sorted(job.report["directions"]["speech_to_rgb"]["per_engine"]) == ["e0", "e1", "e2"]
     assert job.report["space_id"] == Embedder.open(job.bundle, device="cpu").space_id
     assert job.line["num_items"] == 36
     assert job.line["map"]["pan_to_rgb"] == job.report["directions"]["pan_to_rgb"]["map"]
     page = (job.output / "report.html").read_text()
     assert page.count("data:image/webp") >= 12
-    assert sorted(path.name for path in job.output.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in job.output.iterdir()) == ["failures.html", "report.html", "report.json"]
 
 
 def test_another_gallery_split(job: Job, images_bundle: str) -> None:
