@@ -52,7 +52,7 @@ class Balance(HTMLParser):
 
 
 def test_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
-    evaluation = made_evaluation()
+    evaluation = made_evaluation(noise=3.0)
     pictures = dict.fromkeys(shown_items(evaluation), webp())
     report = write_report(evaluation, str(tmp_path), pictures=pictures)
     page, failures = ((tmp_path / name).read_text() for name in ("report.html", "failures.html"))
