@@ -84,7 +84,7 @@ def test_comparison_stands_beside(tmp_path: Path) -> None:
     here, there = first.report.directions["pan_to_rgb"].map, second.report.directions["pan_to_rgb"].map
     assert here is not None
     assert there is not None
-    assert f"compared, {here - there:+.3f} mAP here" in page
+    assert f"this one: {here - there:+.3f} mAP (" in page
     between = report.differences["pan_to_rgb"]
     assert between.num_queries == 24
     assert between.map == pytest.approx(here - there)
@@ -108,7 +108,7 @@ def test_figures_without_overlap_and_within_the_scene_are_on_the_page(tmp_path: 
     assert figures.without_overlap is not None
     assert figures.within_scene is not None
     page = (tmp_path / "report.html").read_text()
-    assert "without one's own ground" in page.replace("&#39;", "'")
+    assert "without the query's own ground" in page.replace("&#39;", "'")
     assert "10 of 10 queries have such items in the gallery" in page
     assert "10 queries of 2 scenes, each among 5.0 chips" in page
     assert f"sensor a <b>{figures.within_scene.per_sensor['sensor a'].hit_at['1']:.3f}</b>" in page

@@ -229,8 +229,8 @@ def group_figures(
             chance_map=float(by_chance[queries].mean()),
             baseline_map=None if reference is None else float(reference.average_precision[queries].mean()),
             ceiling_map=float(np.mean(rankings.num_relevant[queries] > 0)),
-            precision_at=_at(precision[:, queries]),
-            hit_at=_at(hit[:, queries]),
+            precision_at=_named(precision[:, queries].mean(axis=1)),
+            hit_at=_named(hit[:, queries].mean(axis=1)),
             hit_at_1_ci95=of_hit,
             mrr=float(rankings.reciprocal_rank[queries].mean()),
         )
@@ -239,4 +239,8 @@ def group_figures(
 
 def _at(values: Iterable[Floats]) -> At:
     """Means of the values of each query, at CUTOFFS."""
-    return {str(k): float(each.mean()) for k, each in zip(CUTOFFS, values, strict=True)}
+    return _named([each.mean() for each in values])
+
+
+def _named(means: Iterable[float]) -> At:
+    return {str(k): float(mean) for k, mean in zip(CUTOFFS, means, strict=True)}

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Final
 
@@ -175,7 +175,7 @@ def _section(
 ) -> Section:
     figures, other_figures = result.figures, None if other is None else other.figures
     bars = (_bars(kind, getattr(figures, field), getattr(other_figures, field, {})) for kind, field in _KINDS)
-    ground = "one's own voice" if result.direction.name.startswith("speech") else "one's own ground"
+    ground = "own voice" if result.direction.query_modality == "speech" else "own ground"
     return Section(
         name=result.direction.name,
         title=title_of(result.direction.name),
@@ -184,7 +184,7 @@ def _section(
         other=other_figures,
         difference=difference,
         cells=_cells(figures),
-        other_cells=() if other_figures is None else _cells(other_figures),
+        other_cells=() if other_figures is None else _plain(_cells(other_figures)),
         plot=_plot(result, other),
         bars=tuple(found for found in bars if found is not None),
         variants=tuple(_variants(figures, ground)),
@@ -198,9 +198,9 @@ def _variants(figures: DirectionFigures, ground: str) -> Iterable[Variant]:
         return
     yield Variant("whole gallery", f"{figures.gallery_size:,} items", figures, _cells(figures))
     if without is not None:
-        yield Variant(f"without {ground}", _without_note(without, figures), without, _cells(without))
+        yield Variant(f"without the query's {ground}", _without_note(without, figures), without, _cells(without))
     if within is not None:
-        yield Variant("one's own scene only", _within_note(within), within, _cells(within))
+        yield Variant("the query's own scene only", _within_note(within), within, _cells(within))
 
 
 def _without_note(found: WithoutOverlap, figures: DirectionFigures) -> str:
@@ -242,6 +242,11 @@ def _cells(figures: MeasuredFigures) -> Cells:
         ("nDCG@10", at("ndcg_at", "10")),
         ("MRR", of("mrr", figures.mrr_ci95)),
     )
+
+
+def _plain(cells: Cells) -> Cells:
+    """Without the values beside them: those of the same queries and gallery stand a row above."""
+    return tuple((name, replace(cell, beside=())) for name, cell in cells)
 
 
 def _bars(kind: str, groups: Mapping[str, GroupFigures], others: Mapping[str, GroupFigures]) -> Bars | None:
