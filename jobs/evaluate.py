@@ -154,9 +154,10 @@ def _evaluate(
     try:
         check_relevance(items.metadata, config.relevance)
     except ConfigError as error:  # it passed before the bad items were left out
+        first = f", the first: {rejected[0].reason}" if rejected else ""
         raise DataError(
             f"nothing is left to judge by with relevance {config.relevance}",
-            seen=f"{len(rejected)} items could not be embedded" + (f", the first: {rejected[0].reason}" if rejected else ""),
+            seen=f"{len(rejected)} items could not be embedded{first}",
             expected="readable items of modalities and bands the bundle knows",
         ) from error
     evaluation = evaluate(
