@@ -21,12 +21,12 @@ from cmir.archive import shards
 from cmir.archive.output import Output
 from cmir.archive.schema import SPLITS
 from cmir.archive.storage import absolute, delete_tree, join
-from cmir.errors import ConfigError
+from cmir.errors import ConfigError, DataError
 from cmir.evaluation import collection
 from cmir.evaluation.collection import Advance, PieceRows, Rejected
 from cmir.evaluation.measurement import Evaluation, evaluate
-from cmir.evaluation.page import shown_items
-from cmir.evaluation.protocol import Relevance, check_relevance
+from cmir.evaluation.page import FAILURES_NAME, shown_items
+from cmir.evaluation.protocol import Prototypes, Relevance, check_relevance
 from cmir.evaluation.report import HTML_NAME, JSON_NAME, summary_table, write_report
 from cmir.network.embedder import Embedder
 from jobs import entrypoint
@@ -46,7 +46,7 @@ class EvaluateConfig(JobConfig):
     relevance: Relevance = Field("labels", description="What makes an answer right.")
     compare: str | None = Field(None, description="Another bundle, measured on the same items and set beside it.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
-    seed: int = Field(0, description="Seed of the bootstrap intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap intervals and of the map of the space.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -94,8 +94,10 @@ def run(config: EvaluateConfig) -> JobResult:
         shards.write_quarantine(table, join(plan.output.working_uri, "_quarantine", "rejected.parquet"))
     delete_tree(work_uri)
     plan.output.finish()
+    if not report.asked:
+        log.warning("no query of any direction has a right answer in the gallery: there is nothing to rank")
     Console(stderr=True).print(summary_table(report))
-    outputs = {name: join(plan.output.uri, name) for name in (JSON_NAME, HTML_NAME)}
+    outputs = {name: join(plan.output.uri, name) for name in (JSON_NAME, HTML_NAME, FAILURES_NAME)}
     counts = {"num_items": sum(report.num_items.values()), "num_items_rejected": len(rejected)}
     details = {"space_id": report.space_id, "map": {name: found.map for name, found in report.directions.items()}}
     return JobResult({"evaluation": plan.output.uri, **outputs}, {**counts}, details)
@@ -122,9 +124,25 @@ def _plan(config: EvaluateConfig) -> _Plan:
             )
     listed = collection.list_items(files)
     check_relevance(collection.metadata_of(listed), config.relevance)
+    if compared is not None:
+        _check_compared(config, listed, compared)
     settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
     output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
     return _Plan(embedder, compared, listed, left_out, output)
+
+
+def _check_compared(config: EvaluateConfig, listed: list[PieceRows], compared: Embedder) -> None:
+    """Refuse to compare with a bundle that can answer none of it."""
+    shared = [rows for rows in listed if rows.modality in compared.modalities]
+    if not shared:
+        raise ConfigError(
+            "nothing to compare: the other bundle has no tower for any of the items",
+            seen=", ".join(compared.modalities),
+            expected="one of " + ", ".join(sorted({rows.modality for rows in listed})),
+            where=compared.bundle.uri,
+            fix="choose another --compare",
+        )
+    check_relevance(collection.metadata_of(shared), config.relevance)
 
 
 def _evaluate(
@@ -133,6 +151,15 @@ def _evaluate(
     items, rejected = collection.embed_items(plan.listed, embedder, work_uri=work_uri, advance=advance)
     if rejected:
         log.warning("%d items could not be embedded, the first: %s", len(rejected), rejected[0].reason)
+    try:
+        check_relevance(items.metadata, config.relevance)
+    except ConfigError as error:  # it passed before the bad items were left out
+        first = f", the first: {rejected[0].reason}" if rejected else ""
+        raise DataError(
+            f"nothing is left to judge by with relevance {config.relevance}",
+            seen=f"{len(rejected)} items could not be embedded{first}",
+            expected="readable items of modalities and bands the bundle knows",
+        ) from error
     evaluation = evaluate(
         items,
         space_id=embedder.space_id,
@@ -140,11 +167,18 @@ def _evaluate(
         relevance=config.relevance,
         query_splits=_names(config.query_split),
         gallery_splits=_names(config.gallery_split),
+        prototypes=_prototypes(embedder),
         num_rejected=len(rejected),
         modalities_left_out=plan.left_out,
         seed=config.seed,
     )
     return evaluation, rejected
+
+
+def _prototypes(embedder: Embedder) -> Prototypes | None:
+    if not embedder.labels:
+        return None
+    return Prototypes(embedder.labels, embedder.prototypes, embedder.bundle.config.heard_threshold)
 
 
 def _names(text: str) -> list[str]:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from cmir.archive.schema import BBOX_TYPE
 from cmir.evaluation.protocol import Items
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Made:
     item_id: str = ""
     sensor: str | None = None
     attributes: str | None = None
+    scene_id: str = ""
+    window: tuple[int, int, int, int] | None = None
+    bbox: tuple[float, float, float, float] | None = None
 
 
 def metadata_of(made: Sequence[Made]) -> pa.Table:
@@ -33,6 +39,9 @@ def metadata_of(made: Sequence[Made]) -> pa.Table:
             "labels": pa.array([list(item.labels) for item in made], pa.list_(pa.string())),
             "scene_class": pa.array([item.scene_class for item in made], pa.string()),
             "pair_id": pa.array([item.pair_id for item in made], pa.string()),
+            "scene_id": pa.array([item.scene_id or f"scene-{i}" for i, item in enumerate(made)], pa.string()),
+            "window": pa.array([item.window for item in made], pa.list_(pa.int32())),
+            "bbox": pa.array([item.bbox and dict(zip(SIDES, item.bbox, strict=True)) for item in made], BBOX_TYPE),
             "sensor": pa.array([item.sensor for item in made], pa.string()),
             "attributes": pa.array([item.attributes for item in made], pa.string()),
         }

@@ -47,7 +47,7 @@ def row_of(modality: str, i: int) -> ShardRow:
         source_uri=f"{modality}-{i}",
         labels=labels,
         scene_class=None if modality == "speech" else f"class-{i % 3}",
-        attributes=json.dumps({"voice": f"v{i % 2}"}) if modality == "speech" else None,
+        attributes=json.dumps({"voice": f"v{i % 2}", "engine": f"e{i % 3}"}) if modality == "speech" else None,
     )
 
 
@@ -129,12 +129,13 @@ def test_every_direction_of_the_held_out_items(job: Job) -> None:
     assert job.report["directions"]["speech_many_to_rgb"]["num_queries"] == 3
     assert job.report["directions"]["pan_to_rgb"]["baseline"]["map"] > 0
     assert sorted(job.report["directions"]["speech_to_rgb"]["per_voice"]) == ["v0", "v1"]
+    assert sorted(job.report["directions"]["speech_to_rgb"]["per_engine"]) == ["e0", "e1", "e2"]
     assert job.report["space_id"] == Embedder.open(job.bundle, device="cpu").space_id
     assert job.line["num_items"] == 36
     assert job.line["map"]["pan_to_rgb"] == job.report["directions"]["pan_to_rgb"]["map"]
     page = (job.output / "report.html").read_text()
     assert page.count("data:image/webp") >= 12
-    assert sorted(path.name for path in job.output.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in job.output.iterdir()) == ["failures.html", "report.html", "report.json"]
 
 
 def test_another_gallery_split(job: Job, images_bundle: str) -> None:
@@ -150,7 +151,14 @@ def test_two_bundles_side_by_side(job: Job, images_bundle: str) -> None:
     compared = job.report["compare"]
     assert compared["space_id"] != job.report["space_id"]
     assert set(compared["directions"]) == {"pan_to_pan", "pan_to_rgb", "rgb_to_pan", "rgb_to_rgb"}
-    assert "mAP here" in (job.output / "report.html").read_text()
+    assert "compared bundle" in (job.output / "report.html").read_text()
+
+
+def test_a_bundle_that_can_answer_none_of_it_is_not_compared_with(job: Job, images_bundle: str, tmp_path: Path) -> None:
+    speech_bundle = make_bundle(str(tmp_path / "speech"), ("speech",), 2)
+    assert job("--compare", speech_bundle, bundle=images_bundle) == 2
+    assert "nothing to compare" in job.line["error"]
+    assert not job.output.with_name("out.partial").exists()
 
 
 def test_an_output_that_exists_is_refused_or_replaced_and_missing_towers_are_named(
@@ -172,6 +180,25 @@ def test_a_bad_item_is_counted_and_named_but_stops_nothing(job: Job, tmp_path: P
     assert (job.line["num_items"], job.line["num_items_rejected"]) == (7, 1)
     assert job.report["num_items_rejected"] == 1
     assert (job.output / "_quarantine" / "rejected.parquet").exists()
+
+
+def test_what_is_left_after_the_bad_items_must_be_judged_by(job: Job, tmp_path: Path) -> None:
+    """Pairs in the shards, none among what can be read: that is a failure of the run, not of its flags."""
+    rows = [replace(row_of(modality, i), pair_id=f"p{i}") for i in range(3) for modality in ("pan", "rgb")]
+    rows = [
+        replace(row, media=replace(row.media, data=row.media.data[:-5])) if row.media.modality == "pan" else row
+        for row in rows
+    ]
+    write(tmp_path / "bad", rows, "test")
+    assert job("--relevance", "pair", archive=tmp_path / "bad") == 1
+    assert "3 items could not be embedded" in job.line["error"]
+
+
+def test_no_right_answer_anywhere_is_said(job: Job, tmp_path: Path) -> None:
+    write(tmp_path / "odd", [replace(row_of("rgb", i), labels=(f"only {i}",)) for i in range(4)], "test")
+    assert job(archive=tmp_path / "odd") == 0
+    assert job.report["directions"]["rgb_to_rgb"]["num_queries_unanswerable"] == 4
+    assert "only 3" in job.report["unknown_labels"]
 
 
 def test_nothing_readable_fails(job: Job, tmp_path: Path) -> None:

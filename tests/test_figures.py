@@ -26,6 +26,9 @@ def test_report_json_has_the_keys_of_the_contract() -> None:
         low, high = figures["map_ci95"]
         assert low <= figures["map"] <= high
         assert 0 < figures["chance_map"] <= figures["ceiling"]["map"] <= 1
+        assert figures["chance"]["map"] == figures["chance_map"]
+        assert figures["hit_at_1_ci95"][0] <= figures["hit_at"]["1"] <= figures["hit_at_1_ci95"][1]
+        assert figures["mrr_ci95"][0] <= figures["mrr"] <= figures["mrr_ci95"][1]
         assert figures["ceiling"]["precision_at"]["10"] >= figures["precision_at"]["10"]
         assert set(figures["per_label"]) == {"a", "b"}
     assert report["directions"]["speech_to_rgb"]["baseline"] == {}

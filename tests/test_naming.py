@@ -4,27 +4,18 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from cmir.evaluation.naming import name_utterances
-from cmir.evaluation.protocol import ITEM_COLUMNS, Items
+from cmir.evaluation.protocol import Items, Prototypes
+from tests.made_items import Made, items_of
 
-LABELS = ("sea", "ship")
-PROTOTYPES = np.eye(2, 3, dtype=np.float32)
+KNOWN = Prototypes(("sea", "ship"), np.eye(2, 3, dtype=np.float32), heard_threshold=0.95)
 
 
 def utterances(rows: Sequence[tuple[Sequence[str], Sequence[float], dict[str, str]]], split: str = "test") -> Items:
-    columns: dict[str, list[object]] = {name: [None] * len(rows) for name in ITEM_COLUMNS}
-    columns |= {
-        "item_id": [f"u{i}" for i in range(len(rows))],
-        "modality": ["speech"] * len(rows),
-        "split": [split] * len(rows),
-        "labels": [list(labels) for labels, _, _ in rows],
-        "attributes": [json.dumps(told) for _, _, told in rows],
-    }
-    vectors = np.array([vector for _, vector, _ in rows], np.float32)
-    return Items(pa.table(columns), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    made = [Made("speech", tuple(labels), split=split, attributes=json.dumps(told)) for labels, _, told in rows]
+    return items_of(made, np.array([vector for _, vector, _ in rows]))
 
 
 ROWS = [
@@ -38,7 +29,7 @@ ROWS = [
 
 
 def test_words_are_named_by_the_nearest_prototype() -> None:
-    found = name_utterances(utterances(ROWS), LABELS, PROTOTYPES)
+    found = name_utterances(utterances(ROWS), KNOWN)
     assert found is not None
     assert found.num_utterances == 3
     assert found.named_right == pytest.approx(2 / 3)
@@ -47,7 +38,7 @@ def test_words_are_named_by_the_nearest_prototype() -> None:
 
 
 def test_known_words_are_told_from_others_and_from_noises() -> None:
-    found = name_utterances(utterances(ROWS), LABELS, PROTOTYPES, threshold=0.95)
+    found = name_utterances(utterances(ROWS), KNOWN)
     assert found is not None
     rejection = found.rejection
     assert rejection is not None
@@ -60,7 +51,7 @@ def test_known_words_are_told_from_others_and_from_noises() -> None:
 
 def test_a_label_that_the_bundle_does_not_know_is_another_word() -> None:
     rows = [(["sea"], [1.0, 0.0, 0.0], {}), (["forest"], [0.0, 0.1, 1.0], {})]
-    found = name_utterances(utterances(rows), LABELS, PROTOTYPES)
+    found = name_utterances(utterances(rows), KNOWN)
     assert found is not None
     assert found.num_utterances == 1
     assert found.rejection is not None
@@ -68,8 +59,8 @@ def test_a_label_that_the_bundle_does_not_know_is_another_word() -> None:
 
 
 def test_without_speech_or_labels_there_is_nothing_to_say() -> None:
-    assert name_utterances(utterances(ROWS, split="train"), LABELS, PROTOTYPES) is None
-    assert name_utterances(utterances(ROWS), (), PROTOTYPES[:0]) is None
-    unlabelled = name_utterances(utterances(ROWS[4:]), LABELS, PROTOTYPES)
+    assert name_utterances(utterances(ROWS, split="train"), KNOWN) is None
+    assert name_utterances(utterances(ROWS), None) is None
+    unlabelled = name_utterances(utterances(ROWS[4:]), KNOWN)
     assert unlabelled is not None
     assert (unlabelled.num_utterances, unlabelled.named_right, unlabelled.rejection) == (0, None, None)

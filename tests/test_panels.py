@@ -27,7 +27,7 @@ def test_worst_shows_what_should_have_come() -> None:
     vectors = np.eye(22)
     vectors[0] = vectors[2:].mean(axis=0) - vectors[1]  # says "a" and lies furthest from its only image
     evaluation = evaluate(items_of(made, vectors), space_id="s")
-    (panel,) = [panel for panel in worst_panels(evaluation) if panel.direction == "speech_to_rgb"]
+    (panel,) = worst_panels(evaluation.results["speech_to_rgb"], evaluation.items, 3)
     assert panel.expected is not None
     assert (panel.expected.item_id, panel.expected.rank) == ("item-1", 21)
     assert panel.note == "first right one at rank 21"
@@ -36,4 +36,5 @@ def test_worst_shows_what_should_have_come() -> None:
 
 def test_no_failures_where_the_first_place_is_right() -> None:
     made = [Made("rgb", ("a",)), Made("rgb", ("a",)), Made("rgb", ("b",)), Made("rgb", ("b",))]
-    assert worst_panels(evaluate(items_of(made), space_id="s")) == []
+    evaluation = evaluate(items_of(made), space_id="s")
+    assert worst_panels(evaluation.results["rgb_to_rgb"], evaluation.items, 3) == []

@@ -13,10 +13,11 @@ from rich.console import Console
 from cmir.errors import DataError
 from cmir.evaluation.measurement import Evaluation, evaluate
 from cmir.evaluation.page import shown_items, title_of
+from cmir.evaluation.protocol import Prototypes
 from cmir.evaluation.report import read_report, summary_table, write_report
 from tests.made_items import Made, items_of
 
-VOID = {"meta", "br", "rect", "line", "path", "link", "img", "hr"}
+VOID = {"meta", "br", "rect", "line", "path", "circle", "link", "img", "hr"}
 
 
 def made_evaluation(noise: float = 0.5, space_id: str = "s1") -> Evaluation:
@@ -51,18 +52,24 @@ class Balance(HTMLParser):
 
 
 def test_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
-    evaluation = made_evaluation()
+    evaluation = made_evaluation(noise=3.0)
     pictures = dict.fromkeys(shown_items(evaluation), webp())
     report = write_report(evaluation, str(tmp_path), pictures=pictures)
-    page = (tmp_path / "report.html").read_text()
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
-    assert set(report.directions) <= set(balance.ids)
-    assert not re.search(r"""(?:src|href)=["'](?!#)""", page.replace("xlink:href", "").replace('href="#', ""))
-    assert "@import" not in page
-    assert re.findall(r"url\((?!data:image/webp;base64,|#)[^)]*\)", page) == []
-    assert len(re.findall(r"data:image/webp", page)) == len(pictures)  # each picture once
+    page, failures = ((tmp_path / name).read_text() for name in ("report.html", "failures.html"))
+    for text in (page, failures):
+        balance = Balance()
+        balance.feed(text)
+        assert balance.open == []
+        assert len(set(balance.ids)) == len(balance.ids)
+        linked = re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", text)
+        assert set(linked) <= {"report.html", "failures.html"}
+        assert "@import" not in text
+        assert re.findall(r"url\((?!data:image/webp;base64,|#)[^)]*\)", text) == []
+        shown = re.findall(r"^\.p(\d+)\{", text, re.MULTILINE)
+        assert len(set(shown)) == len(shown) > 0  # each picture once
+        assert set(re.findall(r'class="pic p(\d+)"', text)) == set(shown)
+    for name in report.directions:
+        assert f'id="{name}"' in page
     assert "✓ hit" in page
     assert "✗ miss" in page
     assert "Worst failures" in page
@@ -77,9 +84,54 @@ def test_comparison_stands_beside(tmp_path: Path) -> None:
     here, there = first.report.directions["pan_to_rgb"].map, second.report.directions["pan_to_rgb"].map
     assert here is not None
     assert there is not None
-    assert f"compared, {here - there:+.3f} mAP here" in page
+    assert f"this one: {here - there:+.3f} mAP (" in page
+    between = report.differences["pan_to_rgb"]
+    assert between.num_queries == 24
+    assert between.map == pytest.approx(here - there)
+    assert between.map_ci95 is not None
+    assert 0 < between.map_ci95[0] < between.map < between.map_ci95[1]
+    assert read_report(str(tmp_path)) == report
+    assert page.count('<svg class="space"') == 4  # by modality and by label, of each bundle
     assert "bundles/s2" in page
     assert "other" in printed(report_table=summary_table(report))
+
+
+def test_figures_without_overlap_and_within_the_scene_are_on_the_page(tmp_path: Path) -> None:
+    made = [
+        Made(kind, ("l",), "c", f"{scene}{i}", scene_id=scene, sensor=f"sensor {scene}")
+        for scene in ("a", "b")
+        for i in range(5)
+        for kind in ("pan", "ms")
+    ]
+    evaluation = evaluate(items_of(made, noise=2.0), space_id="s", relevance="pair")
+    figures = write_report(evaluation, str(tmp_path), pictures={}).directions["pan_to_ms"]
+    assert figures.without_overlap is not None
+    assert figures.within_scene is not None
+    page = (tmp_path / "report.html").read_text()
+    assert "without the query's own ground" in page.replace("&#39;", "'")
+    assert "10 of 10 queries have such items in the gallery" in page
+    assert "10 queries of 2 scenes, each among 5.0 chips" in page
+    assert f"sensor a <b>{figures.within_scene.per_sensor['sensor a'].hit_at['1']:.3f}</b>" in page
+
+
+def test_every_figure_has_its_chance_baseline_and_ceiling_beside_it(tmp_path: Path) -> None:
+    evaluation = made_evaluation()
+    write_report(evaluation, str(tmp_path), pictures={})
+    row = (tmp_path / "report.html").read_text().split('<a href="#pan_to_rgb">')[2].split("</tr>")[0]
+    cells = row.split("<td>")[2:]
+    assert len(cells) == 7
+    assert all(word in cell for cell in cells for word in ("chance 0", "base 0", "max "))
+
+
+def test_labels_the_bundle_does_not_know_are_named(tmp_path: Path) -> None:
+    prototypes = Prototypes(("l0", "other"), np.eye(2, 48, dtype=np.float32))
+    made = [Made("rgb", (f"l{i % 20}",)) for i in range(40)]
+    evaluation = evaluate(items_of(made), space_id="s", prototypes=prototypes)
+    assert len(evaluation.report.unknown_labels) == 19
+    write_report(evaluation, str(tmp_path), pictures={})
+    page = (tmp_path / "report.html").read_text()
+    assert "and 7 more" in page
+    assert "prototype: other" in page
 
 
 def test_labels_cannot_break_out_of_the_page(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""What report.json holds: rankings become the figures of a direction, with chance, baseline and ceiling beside them."""
+"""What report.json holds: rankings become the figures of a direction, with chance, baseline and ceiling beside each."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
-from cmir.evaluation import metrics
-from cmir.evaluation.metrics import CUTOFFS, Rankings
+from cmir.evaluation import baseline, chance, metrics
+from cmir.evaluation.metrics import CUTOFFS, Floats, Rankings
+from cmir.evaluation.naming import NamingFigures
 
 At = dict[str, float]  # cut-off k as text -> value
+Interval = tuple[float, float]  # the middle 95% of bootstrap means over the queries
 
 
 class Figures(BaseModel):
@@ -31,35 +34,19 @@ class BaselineFigures(Figures):
     name: str
 
 
-class GroupFigures(BaseModel):
-    """The queries of one label, class, sensor or voice."""
+class MeasuredFigures(Figures):
+    """Figures with what they are worth: intervals, a random order, no learning ({} with speech), a perfect order.
 
-    model_config = ConfigDict(frozen=True)
+    An interval is None for fewer than two queries.
+    """
 
     num_queries: int
-    map: float
-    chance_map: float
-    ceiling_map: float
-    precision_at: At
-
-
-class DirectionFigures(Figures):
-    """One direction. `num_queries_left_out`: queries that carry nothing to judge by; `num_queries_unanswerable`: those
-    for which nothing in the gallery is relevant (they count as 0, in the ceiling too). `baseline` is {} with speech."""
-
-    relevance: str
-    num_queries: int
-    gallery_size: int
-    map_ci95: tuple[float, float] | None = None
-    chance_map: float | None = None
+    map_ci95: Interval | None = None
+    hit_at_1_ci95: Interval | None = None
+    mrr_ci95: Interval | None = None
+    chance: Figures = Figures()
     baseline: BaselineFigures | None = None
     ceiling: Figures = Figures()
-    per_label: dict[str, GroupFigures] = Field(default_factory=dict)
-    per_class: dict[str, GroupFigures] = Field(default_factory=dict)
-    per_sensor: dict[str, GroupFigures] = Field(default_factory=dict)
-    per_voice: dict[str, GroupFigures] = Field(default_factory=dict)
-    num_queries_left_out: int = 0
-    num_queries_unanswerable: int = 0
 
     @field_serializer("baseline")
     def _baseline_out(self, baseline: BaselineFigures | None) -> dict[str, object]:
@@ -71,8 +58,82 @@ class DirectionFigures(Figures):
         return None if baseline == {} else baseline
 
 
+class GroupFigures(BaseModel):
+    """The queries of one label, class, sensor, voice or engine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_queries: int
+    map: float
+    map_ci95: Interval | None = None
+    chance_map: float
+    baseline_map: float | None = None
+    ceiling_map: float
+    precision_at: At
+    hit_at: At = Field(default_factory=dict)
+    hit_at_1_ci95: Interval | None = None
+    mrr: float = 0.0
+
+
+class WithoutOverlap(MeasuredFigures):
+    """A direction once more, where for each query the other chips of its own ground are taken out of the gallery.
+
+    `num_queries_concerned` have such chips, `num_items_concerned` gallery items are such a chip of some query, and
+    `num_overlaps` counts query with item. Speech: utterances of the query's own speaker.
+    """
+
+    num_queries_concerned: int
+    num_items_concerned: int
+    num_overlaps: int
+
+
+class WithinScene(MeasuredFigures):
+    """Pairs ranked among the chips of their own scene only, of scenes that hold several chips of the gallery.
+
+    `num_queries` of `num_scenes` scenes, against `mean_gallery_size` chips each.
+    """
+
+    num_scenes: int
+    mean_gallery_size: float
+    per_sensor: dict[str, GroupFigures] = Field(default_factory=dict)
+
+
+class DirectionFigures(MeasuredFigures):
+    """One direction. `num_queries_left_out`: queries that carry nothing to judge by; `num_queries_unanswerable`: those
+    for which nothing in the gallery is relevant (they count as 0, in the ceiling too). `without_overlap` is None where
+    no query has another chip of its ground in the gallery, `within_scene` where relevance is not pair or no scene holds
+    several chips."""
+
+    relevance: str
+    gallery_size: int
+    chance_map: float | None = None
+    per_label: dict[str, GroupFigures] = Field(default_factory=dict)
+    per_class: dict[str, GroupFigures] = Field(default_factory=dict)
+    per_sensor: dict[str, GroupFigures] = Field(default_factory=dict)
+    per_voice: dict[str, GroupFigures] = Field(default_factory=dict)
+    per_engine: dict[str, GroupFigures] = Field(default_factory=dict)
+    num_queries_left_out: int = 0
+    num_queries_unanswerable: int = 0
+    without_overlap: WithoutOverlap | None = None
+    within_scene: WithinScene | None = None
+
+
+class Difference(BaseModel):
+    """Average precision of this bundle less that of the compared one, over the `num_queries` both were asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_queries: int
+    map: float
+    map_ci95: Interval | None = None
+
+
 class Report(BaseModel):
-    """report.json. `compare` is the same evaluation of another bundle."""
+    """report.json. `compare` is the same evaluation of another bundle, `differences` what lies between them.
+
+    `unknown_labels` are labels of the items that the bundle was not trained on, where it was trained on labels;
+    `naming` is what utterances were taken to name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,7 +146,10 @@ class Report(BaseModel):
     num_items: dict[str, int] = Field(default_factory=dict)
     num_items_rejected: int = 0
     modalities_left_out: tuple[str, ...] = ()
+    unknown_labels: tuple[str, ...] = ()
+    naming: NamingFigures | None = None
     compare: "Report | None" = None
+    differences: dict[str, Difference] = Field(default_factory=dict)
 
     @property
     def asked(self) -> dict[str, DirectionFigures]:
@@ -101,29 +165,85 @@ def mean_figures(rankings: Rankings, precision_cutoffs: Sequence[int]) -> Figure
     return Figures(
         map=float(rankings.average_precision.mean()),
         mean_precision_at_k=float(rankings.mean_precision(precision_cutoffs).mean()),
-        precision_at={str(k): float(rankings.precision_at(k).mean()) for k in CUTOFFS},
-        recall_at={str(k): float(rankings.recall_at(k).mean()) for k in CUTOFFS},
-        hit_at={str(k): float(rankings.hit_at(k).mean()) for k in CUTOFFS},
-        ndcg_at={str(k): float(rankings.ndcg_at(k).mean()) for k in CUTOFFS},
+        precision_at=_at(rankings.precision_at(k) for k in CUTOFFS),
+        recall_at=_at(rankings.recall_at(k) for k in CUTOFFS),
+        hit_at=_at(rankings.hit_at(k) for k in CUTOFFS),
+        ndcg_at=_at(rankings.ndcg_at(k) for k in CUTOFFS),
         mrr=float(rankings.reciprocal_rank.mean()),
     )
 
 
-def group_figures(rankings: Rankings, names_of: Sequence[Iterable[str]]) -> dict[str, GroupFigures]:
+def chance_figures(rankings: Rankings, precision_cutoffs: Sequence[int]) -> Figures:
+    """What a random order of the same candidates scores, in expectation."""
+    if not len(rankings.num_relevant):
+        return Figures()
+    counts = rankings.num_relevant, rankings.num_candidates
+    return Figures(
+        map=float(chance.chance_average_precision(*counts).mean()),
+        mean_precision_at_k=float(np.mean([chance.chance_precision_at(rankings, k).mean() for k in precision_cutoffs])),
+        precision_at=_at(chance.chance_precision_at(rankings, k) for k in CUTOFFS),
+        recall_at=_at(chance.chance_recall_at(rankings, k) for k in CUTOFFS),
+        hit_at=_at(chance.chance_hit_at(rankings, k) for k in CUTOFFS),
+        ndcg_at=_at(chance.chance_ndcg_at(rankings, k) for k in CUTOFFS),
+        mrr=float(chance.chance_reciprocal_rank(*counts).mean()),
+    )
+
+
+def measured(
+    rankings: Rankings, reference: Rankings | None, precision_cutoffs: Sequence[int], *, seed: int
+) -> dict[str, Any]:
+    """The fields of MeasuredFigures, for a model that extends it; `reference` is the ranking of the baseline."""
+    kinds = np.stack([rankings.average_precision, rankings.hit_at(1), rankings.reciprocal_rank])
+    of_map, of_hit, of_rank = chance.bootstrap_intervals(kinds, seed=seed)
+    no_learning = None
+    if reference is not None:
+        no_learning = BaselineFigures(name=baseline.NAME, **mean_figures(reference, precision_cutoffs).model_dump())
+    return {
+        **mean_figures(rankings, precision_cutoffs).model_dump(),
+        "num_queries": len(rankings.num_relevant),
+        "map_ci95": of_map,
+        "hit_at_1_ci95": of_hit,
+        "mrr_ci95": of_rank,
+        "chance": chance_figures(rankings, precision_cutoffs),
+        "baseline": no_learning,
+        "ceiling": mean_figures(metrics.perfect(rankings), precision_cutoffs),
+    }
+
+
+def group_figures(
+    rankings: Rankings, reference: Rankings | None, names_of: Sequence[Iterable[str]], *, seed: int
+) -> dict[str, GroupFigures]:
     """Figures of every group of queries; `names_of` holds the groups of each query (a query may be of several)."""
     members: dict[str, list[int]] = {}
     for query, names in enumerate(names_of):
         for name in set(names):
             members.setdefault(name, []).append(query)
-    chance = metrics.chance_average_precision(rankings.num_relevant, rankings.num_candidates)
-    precision = {k: rankings.precision_at(k) for k in CUTOFFS}
-    return {
-        name: GroupFigures(
+    by_chance = chance.chance_average_precision(rankings.num_relevant, rankings.num_candidates)
+    precision = np.stack([rankings.precision_at(k) for k in CUTOFFS])
+    hit = np.stack([rankings.hit_at(k) for k in CUTOFFS])
+    found = {}
+    for name, queries in sorted(members.items()):
+        kinds = np.stack([rankings.average_precision[queries], hit[0, queries]])
+        of_map, of_hit = chance.bootstrap_intervals(kinds, seed=seed)
+        found[name] = GroupFigures(
             num_queries=len(queries),
             map=float(rankings.average_precision[queries].mean()),
-            chance_map=float(chance[queries].mean()),
+            map_ci95=of_map,
+            chance_map=float(by_chance[queries].mean()),
+            baseline_map=None if reference is None else float(reference.average_precision[queries].mean()),
             ceiling_map=float(np.mean(rankings.num_relevant[queries] > 0)),
-            precision_at={str(k): float(precision[k][queries].mean()) for k in CUTOFFS},
+            precision_at=_named(precision[:, queries].mean(axis=1)),
+            hit_at=_named(hit[:, queries].mean(axis=1)),
+            hit_at_1_ci95=of_hit,
+            mrr=float(rankings.reciprocal_rank[queries].mean()),
         )
-        for name, queries in sorted(members.items())
-    }
+    return found
+
+
+def _at(values: Iterable[Floats]) -> At:
+    """Means of the values of each query, at CUTOFFS."""
+    return _named([each.mean() for each in values])
+
+
+def _named(means: Iterable[float]) -> At:
+    return {str(k): float(mean) for k, mean in zip(CUTOFFS, means, strict=True)}

@@ -1,11 +1,11 @@
 """Scores and gains of queries against a gallery become rankings, and rankings become figures.
 
-A ranking is kept as little as the figures need: how many of the first 100 are relevant, their discounted gains, the
-average precision over the whole gallery. Rankings are made for a few queries at a time, so that memory does not grow
-with queries x gallery. Ties are broken by the sha256 of item_id: an arbitrary order that no model can know, which is
-why a collapsed model scores chance and not what the order of the files gives it.
+A ranking is kept as little as the figures need (about 600 bytes a query): how many of the first 100 are relevant, their
+discounted gains at the cut-offs, the average precision over the whole gallery. Rankings are made for a few queries at a
+time, so that memory does not grow with queries x gallery. Ties are broken by the sha256 of item_id: an arbitrary order
+that no model can know, which is why a collapsed model scores chance and not what the order of the files gives it.
 
-Shapes: Q queries, M gallery items, q queries of one chunk, F = NUM_FIRST first places, V recall levels.
+Shapes: Q queries, M gallery items, q queries of one chunk, F = NUM_FIRST first places, K cut-offs, V recall levels.
 """
 
 import hashlib
@@ -19,7 +19,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 Number = TypeVar("Number", bound=np.number)
+Bools = npt.NDArray[np.bool_]
 Chunk = Callable[[slice], Floats]  # queries of a slice -> f32[q,M]
+Mask = Callable[[slice], Bools]  # queries of a slice -> bool[q,M]
 
 NUM_FIRST: Final = 100  # no cut-off lies further down
 NUM_SHOWN: Final = 10  # hits remembered by name, for the panels of the report
@@ -33,15 +35,17 @@ _BYTES_PER_CELL: Final = 64  # scores, gains, keys, sorted keys, order, sorted g
 class Rankings:
     """What is kept of Q rankings; every array has Q rows.
 
-    `num_relevant` and `num_candidates` (gallery items without the query itself) i64[Q]; `average_precision` and
-    `reciprocal_rank` f64[Q], 0 where nothing is relevant; `hits` i32[Q,F], relevant ones among the first 1..F places;
-    `dcg` and `ideal_dcg` f64[Q,F]; `curve` f32[Q,V], interpolated precision at RECALL_LEVELS;
+    `num_relevant` and `num_candidates` (gallery items without the query itself and what was taken out) i64[Q];
+    `total_gain` f64[Q] of all candidates; `average_precision` and `reciprocal_rank` f64[Q], 0 where nothing is
+    relevant; `hits` u8[Q,F], relevant ones among the first 1..F places; `dcg` and `ideal_dcg` f64[Q,K] at CUTOFFS;
+    `curve` f32[Q,V], interpolated precision at RECALL_LEVELS;
     `shown` i64[Q,NUM_SHOWN], gallery index of the first places (-1: the gallery is shorter), with `shown_score`,
     `shown_gain` f32[Q,NUM_SHOWN]; `first_relevant` i64[Q], gallery index of the best placed relevant item (-1: none).
     """
 
     num_relevant: Ints
     num_candidates: Ints
+    total_gain: Floats
     average_precision: Floats
     reciprocal_rank: Floats
     hits: Ints
@@ -66,13 +70,14 @@ class Rankings:
         return (self.hits[:, k - 1] > 0).astype(np.float64)
 
     def ndcg_at(self, k: int) -> Floats:
-        """f64[Q], sum of gain/log2(rank+1) over that of the ideal order (Järvelin and Kekäläinen 2002)."""
-        ideal = self.ideal_dcg[:, k - 1]
-        return np.asarray(np.divide(self.dcg[:, k - 1], ideal, out=np.zeros_like(ideal), where=ideal > 0))
+        """f64[Q], sum of gain/log2(rank+1) over that of the ideal order (Järvelin, Kekäläinen 2002). k of CUTOFFS."""
+        place = CUTOFFS.index(k)
+        ideal = self.ideal_dcg[:, place]
+        return np.asarray(np.divide(self.dcg[:, place], ideal, out=np.zeros_like(ideal), where=ideal > 0))
 
     def average_precision_at(self, k: int) -> Floats:
         """f64[Q], precisions at the relevant places up to k, summed, over min(k, number of relevant)."""
-        found = np.diff(self.hits[:, :k], axis=1, prepend=0)
+        found = np.diff(self.hits[:, :k].astype(np.int64), axis=1, prepend=0)
         summed = (found * self.hits[:, :k] / np.arange(1, k + 1)).sum(axis=1)
         return np.asarray(summed / np.maximum(np.minimum(self.num_relevant, k), 1))
 
@@ -89,8 +94,8 @@ def tie_ranks(item_ids: Sequence[str]) -> Ints:
     return ranks
 
 
-def rank(scores: Floats, tie_rank: Ints, own: Ints) -> Ints:
-    """Gallery indices i64[q,M] by falling score; ties by rising tie rank; the query itself (`own`, -1 for none) last.
+def rank(scores: Floats, tie_rank: Ints, out: tuple[Ints, Ints]) -> Ints:
+    """Gallery indices i64[q,M] by falling score; ties by rising tie rank; what is `out` (rows, columns) last.
 
     Score and tie rank are packed into one u64 key, score in the upper half as the order-preserving integer of its
     float32 bits, because numpy sorts integers several times faster than it argsorts.
@@ -100,8 +105,7 @@ def rank(scores: Floats, tie_rank: Ints, own: Ints) -> Ints:
     keys = (bits ^ (positive & np.uint32(0x7FFFFFFF))).astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= tie_rank.astype(np.uint64)
-    rows = np.flatnonzero(own >= 0)
-    keys[rows, own[rows]] |= np.uint64(0xFFFFFFFF << 32)
+    keys[out] |= np.uint64(0xFFFFFFFF << 32)
     keys.sort(axis=1)
     gallery_index = np.empty(len(tie_rank), np.int64)
     gallery_index[tie_rank] = np.arange(len(tie_rank))
@@ -109,20 +113,23 @@ def rank(scores: Floats, tie_rank: Ints, own: Ints) -> Ints:
     return gallery_index.take(keys.view(np.int64))
 
 
-def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rankings:
-    """Rank f32[q,M] scores and keep what the figures need; `gains` f32[q,M] is above 0 where an item is relevant."""
+def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, out: tuple[Ints, Ints]) -> Rankings:
+    """Rank f32[q,M] scores and keep what the figures need; `gains` f32[q,M] is above 0 where an item is relevant.
+
+    `out` are the (rows, columns) of cells that are no candidates, each once.
+    """
     num_queries, num_gallery = scores.shape
-    rows = np.flatnonzero(own >= 0)
     gains = gains.astype(np.float32, copy=True)
-    gains[rows, own[rows]] = 0.0
-    order = rank(scores, tie_rank, own)
+    gains[out] = 0.0
+    order = rank(scores, tie_rank, out)
+    num_candidates = num_gallery - np.bincount(out[0], minlength=num_queries)
     ranked_gains = np.take_along_axis(gains, order, axis=1)
     row_of, place = np.nonzero(ranked_gains)  # the relevant ones, query by query, from the first place down
     num_relevant = np.bincount(row_of, minlength=num_queries)
     start = np.cumsum(num_relevant) - num_relevant
     precision = (np.arange(len(row_of)) - start[row_of] + 1) / (place + 1)
     shown = _widen(order[:, :NUM_SHOWN], NUM_SHOWN, -1)
-    shown[(shown == own[:, None]) & (own[:, None] >= 0)] = -1
+    shown[np.arange(NUM_SHOWN)[None] >= num_candidates[:, None]] = -1
     seen = np.maximum(shown, 0)
     some = num_relevant > 0
     first, first_relevant = np.zeros(num_queries), np.full(num_queries, -1)
@@ -130,10 +137,11 @@ def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rank
     first_relevant[some] = order[np.flatnonzero(some), place[start[some]]]
     return Rankings(
         num_relevant=num_relevant,
-        num_candidates=num_gallery - (own >= 0),
+        num_candidates=num_candidates,
+        total_gain=gains.sum(axis=1, dtype=np.float64),
         average_precision=np.bincount(row_of, precision, num_queries) / np.maximum(num_relevant, 1),
         reciprocal_rank=first,
-        hits=_fill(np.cumsum(ranked_gains[:, :NUM_FIRST] > 0, axis=1, dtype=np.int32), NUM_FIRST),
+        hits=_fill(np.cumsum(ranked_gains[:, :NUM_FIRST] > 0, axis=1, dtype=np.uint8), NUM_FIRST),
         dcg=_dcg(ranked_gains[:, :NUM_FIRST]),
         ideal_dcg=_dcg(_largest(gains, NUM_FIRST)),
         curve=_curve(precision, row_of, num_relevant, start),
@@ -144,16 +152,37 @@ def rank_chunk(scores: Floats, gains: Floats, tie_rank: Ints, own: Ints) -> Rank
     )
 
 
-def measure(score: Chunk, gain: Chunk, *, item_ids: Sequence[str], own: Ints) -> Rankings:
+def measure(
+    score: Chunk, gain: Chunk, *, item_ids: Sequence[str], own: Ints, taken_out: Mask | None = None
+) -> Rankings:
     """Rank a gallery of `item_ids` for len(own) queries, a chunk of them at a time.
 
-    `own` i64[Q] is the gallery index of the query itself, -1 where it is not in the gallery. Memory stays near
-    CHUNK_BYTES (or one query's share, where that is more) besides what `Rankings` keeps.
+    `own` i64[Q] is the gallery index of the query itself, -1 where it is not in the gallery; `taken_out` says which
+    other items are no candidates of a query, neither right nor wrong. Memory stays near CHUNK_BYTES (or one query's
+    share, where that is more) besides what `Rankings` keeps.
     """
     tie_rank = tie_ranks(item_ids)
     num_rows = max(1, CHUNK_BYTES // (_BYTES_PER_CELL * max(1, len(item_ids))))
-    parts = [rank_chunk(score(rows), gain(rows), tie_rank, own[rows]) for rows in _slices(len(own), num_rows)]
+    parts = []
+    for rows in _slices(len(own), num_rows):
+        out = _no_candidates(own[rows], None if taken_out is None else taken_out(rows))
+        parts.append(rank_chunk(score(rows), gain(rows), tie_rank, out))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Rankings]) -> Rankings:
+    """Rankings of several groups of queries as one, in their order."""
     return Rankings(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rankings)))
+
+
+def replaced(rankings: Rankings, queries: Ints, part: Rankings) -> Rankings:
+    """The rankings with those of some queries exchanged; the others are shared memory no more."""
+    columns = []
+    for field in fields(Rankings):
+        column = getattr(rankings, field.name).copy()
+        column[queries] = getattr(part, field.name)
+        columns.append(column)
+    return Rankings(*columns)
 
 
 def perfect(rankings: Rankings) -> Rankings:
@@ -163,9 +192,10 @@ def perfect(rankings: Rankings) -> Rankings:
     return Rankings(
         num_relevant=num_relevant,
         num_candidates=rankings.num_candidates,
+        total_gain=rankings.total_gain,
         average_precision=answerable,
         reciprocal_rank=answerable,
-        hits=np.minimum(np.arange(1, NUM_FIRST + 1)[None], num_relevant[:, None]),
+        hits=np.minimum(np.arange(1, NUM_FIRST + 1)[None], num_relevant[:, None]).astype(np.uint8),
         dcg=rankings.ideal_dcg,
         ideal_dcg=rankings.ideal_dcg,
         curve=np.repeat(answerable[:, None], len(RECALL_LEVELS), axis=1).astype(np.float32),
@@ -176,32 +206,18 @@ def perfect(rankings: Rankings) -> Rankings:
     )
 
 
-def chance_average_precision(num_relevant: Ints, num_candidates: Ints) -> Floats:
-    """f64[Q], the expected average precision of a random order, exactly.
-
-    With R relevant of N, place i is relevant with probability R/N, and then each of the i-1 places above it with
-    (R-1)/(N-1); summed over i this is (H_N + (R-1)/(N-1) (N - H_N)) / N, H_N the N-th harmonic number.
-
-    >>> float(chance_average_precision(np.array([1]), np.array([2]))[0])
-    0.75
-    """
-    largest = int(num_candidates.max(initial=1))
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, largest + 1))])[num_candidates]
-    others = (num_relevant - 1) / np.maximum(num_candidates - 1, 1)
-    value = (harmonic + others * (num_candidates - harmonic)) / np.maximum(num_candidates, 1)
-    return np.where(num_relevant > 0, value, 0.0)
-
-
-def bootstrap_interval(values: Floats, *, seed: int, num_resamples: int = 1000) -> tuple[float, float]:
-    """The middle 95% of the means of resampled queries (percentile bootstrap, Efron 1979), the same for a seed."""
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(num_resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def _slices(num: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, num)) for start in range(0, max(num, 1), size))  # one empty slice of none
+
+
+def _no_candidates(own: Ints, taken_out: Bools | None) -> tuple[Ints, Ints]:
+    """(rows, columns) of the queries themselves and of what is taken out."""
+    rows = np.flatnonzero(own >= 0)
+    if taken_out is None:
+        return rows, own[rows]
+    taken_out[rows, own[rows]] = True
+    row_of, column_of = np.nonzero(taken_out)
+    return row_of, column_of
 
 
 def _widen(values: Ints, width: int, filler: int) -> Ints:
@@ -215,7 +231,7 @@ def _fill(sums: npt.NDArray[Number], width: int) -> npt.NDArray[Number]:
 
 def _dcg(ranked_gains: Floats) -> Floats:
     discount = 1.0 / np.log2(np.arange(2, ranked_gains.shape[1] + 2))
-    return _fill(np.cumsum(ranked_gains * discount, axis=1), NUM_FIRST)
+    return np.asarray(_fill(np.cumsum(ranked_gains * discount, axis=1), NUM_FIRST)[:, np.array(CUTOFFS) - 1])
 
 
 def _largest(gains: Floats, num: int) -> Floats:

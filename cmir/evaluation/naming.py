@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from cmir.evaluation import metrics
-from cmir.evaluation.protocol import Items
+from cmir.evaluation import chance
+from cmir.evaluation.protocol import Items, Prototypes
 from cmir.network.hearing import auroc, heard_scores
 
 F32 = npt.NDArray[np.float32]
@@ -61,37 +61,31 @@ class NamingFigures(BaseModel):
 
 
 def name_utterances(
-    items: Items,
-    labels: Sequence[str],
-    prototypes: F32,
-    *,
-    threshold: float | None = None,
-    splits: Sequence[str] = ("test",),
-    seed: int = 0,
+    items: Items, prototypes: Prototypes | None, *, splits: Sequence[str] = ("test",), seed: int = 0
 ) -> NamingFigures | None:
     """Figures of the utterances of `splits`; None where there is none, or the bundle knows no labels.
 
-    `prototypes` f32[L,D] are the unit vectors of `labels`; `seed` is the bootstrap's.
+    `seed` is the bootstrap's.
     """
     spoken = items.where(modality="speech", splits=splits)
-    if not len(spoken) or not labels:
+    if not len(spoken) or prototypes is None or not prototypes.labels:
         return None
+    labels = prototypes.labels
     named = [set(items.columns["labels"][i]) for i in spoken]
     told = [json.loads(items.columns["attributes"][i] or "{}") for i in spoken]
-    vectors = items.vectors[spoken]
-    single = np.array(
-        [place for place, names in enumerate(named) if len(names) == 1 and names <= set(labels)], np.int64
-    )
-    rejection = _rejection(heard_scores(vectors, prototypes), named, told, set(labels), threshold)
+    vectors, known = items.vectors[spoken], set(labels)
+    single = np.array([place for place, names in enumerate(named) if len(names) == 1 and names <= known], np.int64)
+    scores = heard_scores(vectors, prototypes.vectors)
+    rejection = _rejection(scores, named, told, known, prototypes.heard_threshold)
     if not len(single):
         return NamingFigures(num_utterances=0, rejection=rejection)
     meant = np.array([labels.index(next(iter(named[place]))) for place in single])
-    right = ((vectors[single] @ prototypes.T).argmax(axis=1) == meant).astype(np.float64)
+    right = ((vectors[single] @ prototypes.vectors.T).argmax(axis=1) == meant).astype(np.float64)
     said_by = [told[place] for place in single]
     return NamingFigures(
         num_utterances=len(single),
         named_right=float(right.mean()),
-        named_right_ci95=metrics.bootstrap_interval(right, seed=seed),
+        named_right_ci95=chance.bootstrap_intervals(right[None], seed=seed)[0],
         per_speaker=_by(said_by, "speaker", right),
         per_engine=_by(said_by, "engine", right),
         rejection=rejection,

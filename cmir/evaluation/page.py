@@ -1,85 +1,135 @@
-"""An evaluation becomes one HTML page that loads nothing: its pictures, curves and style are inside it."""
+"""An evaluation becomes HTML pages that load nothing: their pictures, curves, maps and style are inside them."""
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
+from typing import Final
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmir.evaluation import baseline
-from cmir.evaluation.figures import DirectionFigures, GroupFigures
+from cmir.evaluation.failures import failures
+from cmir.evaluation.figures import (
+    Difference,
+    DirectionFigures,
+    Figures,
+    GroupFigures,
+    Interval,
+    MeasuredFigures,
+    Report,
+    WithinScene,
+    WithoutOverlap,
+)
 from cmir.evaluation.measurement import DirectionResult, Evaluation
 from cmir.evaluation.panels import Panel, item_ids, spread_panels, worst_panels
 from cmir.evaluation.plots import Curve, precision_recall_svg
+from cmir.evaluation.space_map import SpaceMap, space_map
 
-_KINDS = (("label", "per_label"), ("class", "per_class"), ("sensor", "per_sensor"), ("voice", "per_voice"))
-_MOST_BARS = 40
+FAILURES_NAME: Final = "failures.html"
+_KINDS: Final = (
+    ("label", "per_label"),
+    ("class", "per_class"),
+    ("sensor", "per_sensor"),
+    ("engine", "per_engine"),
+    ("voice", "per_voice"),
+)
+_MOST_BARS: Final = 40
+_WORDS: Final = {"pan": "PAN", "ms": "MS", "rgb": "RGB", "speech": "speech", "speech_many": "phrases"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure of the summary with what it is worth: value, and the values printed below it."""
+    """One figure of the summary with what it is worth: value, interval, and the values printed below it."""
 
     value: float | None
+    interval: Interval | None
     beside: tuple[tuple[str, float | None], ...]
+
+
+Cells = tuple[tuple[str, Cell], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Groups of one kind, from the best to the worst; `num_hidden` left out between them."""
+    """Groups of one kind with those of the compared bundle, best to worst; `num_hidden` left out between them."""
 
     kind: str
-    groups: tuple[tuple[str, GroupFigures], ...]
+    groups: tuple[tuple[str, GroupFigures, GroupFigures | None], ...]
     num_hidden: int
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """The same queries in another gallery."""
+
+    title: str
+    note: str
+    figures: MeasuredFigures
+    cells: Cells
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """All that the page shows of one direction."""
+    """All that the page shows of one direction; `ground` is what is called overlap in it."""
 
     name: str
     title: str
+    ground: str
     figures: DirectionFigures
     other: DirectionFigures | None
-    cells: tuple[tuple[str, Cell], ...]
-    other_cells: tuple[tuple[str, Cell], ...]
+    difference: Difference | None
+    cells: Cells
+    other_cells: Cells
     plot: Markup
     bars: tuple[Bars, ...]
+    variants: tuple[Variant, ...]
     panels: tuple[Panel, ...]
 
 
 def shown_items(evaluation: Evaluation) -> set[str]:
-    """The ids of all items whose picture the page wants."""
-    wanted = set(item_ids(worst_panels(evaluation)))
+    """The ids of all items whose picture the pages want."""
+    wanted = {item for failed in failures(evaluation) for item in item_ids(failed.panels)}
     for result in evaluation.results.values():
         wanted.update(item_ids(spread_panels(result, evaluation.items)))
     return wanted
 
 
-def render_page(evaluation: Evaluation, *, pictures: Mapping[str, bytes], compared: Evaluation | None = None) -> str:
+def render_page(
+    evaluation: Evaluation,
+    report: Report,
+    *,
+    pictures: Mapping[str, bytes],
+    compared: Evaluation | None = None,
+) -> str:
     """The text of report.html. `pictures`: WebP by item_id; items without one get an empty tile."""
     others = {} if compared is None else compared.results
-    sections = [_section(result, evaluation, others.get(name)) for name, result in evaluation.results.items()]
-    worst = worst_panels(evaluation)
+    sections = [
+        _section(result, evaluation, others.get(name), report.differences.get(name))
+        for name, result in evaluation.results.items()
+    ]
+    worst = [panel for result in evaluation.results.values() for panel in worst_panels(result, evaluation.items, 1)]
     shown = {*item_ids(worst), *(item for section in sections for item in item_ids(section.panels))}
-    folder = files("cmir.evaluation") / "templates"
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
-    environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
-    environment.filters["title"] = title_of
-    template = environment.from_string((folder / "report.html").read_text("utf-8"))
-    return template.render(
-        report=evaluation.report,
-        compared=None if compared is None else compared.report,
+    return _rendered(
+        "report.html",
+        shown,
+        pictures,
+        report=report,
+        compared=report.compare,
         sections=sections,
+        maps=_maps(evaluation, compared),
         worst=worst,
+        failures_name=FAILURES_NAME,
         baseline_name=baseline.NAME,
-        style=Markup((folder / "report.css").read_text("utf-8")),
-        pictures={item: base64.b64encode(pictures[item]).decode() for item in sorted(shown) if item in pictures},
-        place={item: place for place, item in enumerate(sorted(shown))},
     )
+
+
+def render_failures(evaluation: Evaluation, *, pictures: Mapping[str, bytes]) -> str:
+    """The text of failures.html."""
+    found = failures(evaluation)
+    shown = {item for failed in found for item in item_ids(failed.panels)}
+    return _rendered("failures.html", shown, pictures, report=evaluation.report, failures=found)
 
 
 def title_of(name: str) -> str:
@@ -88,58 +138,125 @@ def title_of(name: str) -> str:
     >>> title_of("speech_many_to_rgb")
     'phrases → RGB'
     """
-    words = {"pan": "PAN", "ms": "MS", "rgb": "RGB", "speech": "speech", "speech_many": "phrases"}
     query, gallery = name.split("_to_")
-    return f"{words[query]} → {words[gallery]}"
+    return f"{_WORDS[query]} → {_WORDS[gallery]}"
 
 
-def _section(result: DirectionResult, evaluation: Evaluation, other: DirectionResult | None) -> Section:
-    figures = result.figures
+def _rendered(template: str, shown: Iterable[str], pictures: Mapping[str, bytes], **content: object) -> str:
+    environment = Environment(
+        loader=PackageLoader("cmir.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
+    environment.filters["title"] = title_of
+    environment.filters["modality"] = _WORDS.__getitem__
+    ordered = sorted(shown)
+    return environment.get_template(template).render(
+        style=Markup((files("cmir.evaluation") / "templates" / "report.css").read_text("utf-8")),
+        pictures={item: base64.b64encode(pictures[item]).decode() for item in ordered if item in pictures},
+        place={item: place for place, item in enumerate(ordered)},
+        **content,
+    )
+
+
+def _maps(evaluation: Evaluation, compared: Evaluation | None) -> list[tuple[str, SpaceMap]]:
+    """A titled map of each bundle's space; none of too few items."""
+    titled = [("", evaluation)] if compared is None else [("This bundle", evaluation), ("The compared one", compared)]
+    found = [(title, space_map(e.items, e.prototypes, e.relevance, seed=e.seed)) for title, e in titled]
+    return [(title, drawn) for title, drawn in found if drawn is not None]
+
+
+def _section(
+    result: DirectionResult, evaluation: Evaluation, other: DirectionResult | None, difference: Difference | None
+) -> Section:
+    figures, other_figures = result.figures, None if other is None else other.figures
+    bars = (_bars(kind, getattr(figures, field), getattr(other_figures, field, {})) for kind, field in _KINDS)
+    ground = "own voice" if result.direction.query_modality == "speech" else "own ground"
     return Section(
         name=result.direction.name,
         title=title_of(result.direction.name),
+        ground=ground,
         figures=figures,
-        other=None if other is None else other.figures,
+        other=other_figures,
+        difference=difference,
         cells=_cells(figures),
-        other_cells=() if other is None else _cells(other.figures),
+        other_cells=() if other_figures is None else _plain(_cells(other_figures)),
         plot=_plot(result, other),
-        bars=tuple(bars for kind, field in _KINDS if (bars := _bars(kind, getattr(figures, field)))),
+        bars=tuple(found for found in bars if found is not None),
+        variants=tuple(_variants(figures, ground)),
         panels=tuple(spread_panels(result, evaluation.items)),
     )
 
 
-def _cells(figures: DirectionFigures) -> tuple[tuple[str, Cell], ...]:
-    """The figures beside mAP, each with the same figure of the baseline and of a perfect order."""
-    base, best = figures.baseline, figures.ceiling
+def _variants(figures: DirectionFigures, ground: str) -> Iterable[Variant]:
+    without, within = figures.without_overlap, figures.within_scene
+    if without is None and within is None:
+        return
+    yield Variant("whole gallery", f"{figures.gallery_size:,} items", figures, _cells(figures))
+    if without is not None:
+        yield Variant(f"without the query's {ground}", _without_note(without, figures), without, _cells(without))
+    if within is not None:
+        yield Variant("the query's own scene only", _within_note(within), within, _cells(within))
 
-    def at(name: str, k: str) -> Cell:
-        value = getattr(figures, name).get(k)
-        return _cell(value, getattr(base, name).get(k) if base else None, getattr(best, name).get(k))
 
-    paper = _cell(figures.mean_precision_at_k, base.mean_precision_at_k if base else None, best.mean_precision_at_k)
+def _without_note(found: WithoutOverlap, figures: DirectionFigures) -> str:
     return (
-        ("mean P@k", paper),
-        ("P@10", at("precision_at", "10")),
-        ("hit@1", at("hit_at", "1")),
-        ("recall@10", at("recall_at", "10")),
-        ("nDCG@10", at("ndcg_at", "10")),
-        ("MRR", _cell(figures.mrr, base.mrr if base else None, best.mrr)),
+        f"{found.num_queries_concerned:,} of {found.num_queries:,} queries have such items in the gallery, "
+        f"{found.num_items_concerned:,} of {figures.gallery_size:,} items are such; the query that has them is "
+        "ranked without them, neither right nor wrong"
     )
 
 
-def _cell(value: float | None, base: float | None, best: float | None) -> Cell:
-    return Cell(value, (("max", best),) if base is None else (("base", base), ("max", best)))
+def _within_note(found: WithinScene) -> str:
+    return (
+        f"{found.num_queries:,} queries of {found.num_scenes:,} scenes, each among {found.mean_gallery_size:.1f} chips"
+    )
 
 
-def _bars(kind: str, groups: Mapping[str, GroupFigures]) -> Bars | None:
+def _cells(figures: MeasuredFigures) -> Cells:
+    """The figures, each with the same one of a random order, of the baseline and of a perfect order."""
+    references: Sequence[tuple[str, Figures | None]] = (
+        ("chance", figures.chance),
+        ("base", figures.baseline),
+        ("max", figures.ceiling),
+    )
+
+    def at(name: str, k: str, interval: Interval | None = None) -> Cell:
+        beside = ((word, getattr(each, name).get(k)) for word, each in references if each is not None)
+        return Cell(getattr(figures, name).get(k), interval, tuple(beside))
+
+    def of(name: str, interval: Interval | None = None) -> Cell:
+        beside = ((word, getattr(each, name)) for word, each in references if each is not None)
+        return Cell(getattr(figures, name), interval, tuple(beside))
+
+    return (
+        ("mAP", of("map", figures.map_ci95)),
+        ("mean P@k", of("mean_precision_at_k")),
+        ("P@10", at("precision_at", "10")),
+        ("hit@1", at("hit_at", "1", figures.hit_at_1_ci95)),
+        ("recall@10", at("recall_at", "10")),
+        ("nDCG@10", at("ndcg_at", "10")),
+        ("MRR", of("mrr", figures.mrr_ci95)),
+    )
+
+
+def _plain(cells: Cells) -> Cells:
+    """Without the values beside them: those of the same queries and gallery stand a row above."""
+    return tuple((name, replace(cell, beside=())) for name, cell in cells)
+
+
+def _bars(kind: str, groups: Mapping[str, GroupFigures], others: Mapping[str, GroupFigures]) -> Bars | None:
     """Nothing where there is one group only: it would repeat the figure of the direction."""
     if len(groups) < 2:
         return None
     ordered = sorted(groups.items(), key=lambda entry: (-entry[1].map, entry[0]))
-    if len(ordered) <= _MOST_BARS:
-        return Bars(kind, tuple(ordered), 0)
     half = _MOST_BARS // 2
-    return Bars(kind, tuple(ordered[:half] + ordered[-half:]), len(ordered) - _MOST_BARS)
+    shown = ordered if len(ordered) <= _MOST_BARS else ordered[:half] + ordered[-half:]
+    return Bars(kind, tuple((name, group, others.get(name)) for name, group in shown), len(ordered) - len(shown))
 
 
 def _plot(result: DirectionResult, other: DirectionResult | None) -> Markup:

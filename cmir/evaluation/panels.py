@@ -6,12 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from cmir.evaluation.measurement import DirectionResult, Evaluation
+from cmir.evaluation.measurement import DirectionResult
 from cmir.evaluation.metrics import tie_ranks
 from cmir.evaluation.protocol import Items
 
 NUM_HITS: Final = 8
-NUM_WORST: Final = 3  # of each direction
 # Share of the direction's queries that did worse. Not chosen by eye: the same five places for every model.
 _SPREAD: Final = (
     ("among the best", 0.95),
@@ -58,17 +57,13 @@ def spread_panels(result: DirectionResult, items: Items) -> list[Panel]:
     return [_panel(result, items, query, note) for query, note in chosen.items()]
 
 
-def worst_panels(evaluation: Evaluation) -> list[Panel]:
-    """Of every direction the queries furthest from a right answer: those whose first relevant item comes last."""
-    panels = []
-    for result in evaluation.results.values():
-        rankings = result.rankings
-        failed = [query for query in _by_average_precision(result, evaluation.items) if rankings.hits[query, 0] == 0]
-        failed.sort(key=lambda query: float(rankings.reciprocal_rank[query]))
-        for query in failed[:NUM_WORST]:
-            note = f"first right one at rank {round(1 / rankings.reciprocal_rank[query]):,}"
-            panels.append(_panel(result, evaluation.items, int(query), note))
-    return panels
+def worst_panels(result: DirectionResult, items: Items, num: int) -> list[Panel]:
+    """The queries furthest from a right answer: those whose first relevant item comes last, unless it comes first."""
+    rankings = result.rankings
+    failed = [query for query in _by_average_precision(result, items) if rankings.hits[query, 0] == 0]
+    failed.sort(key=lambda query: float(rankings.reciprocal_rank[query]))
+    notes = {query: f"first right one at rank {round(1 / rankings.reciprocal_rank[query]):,}" for query in failed[:num]}
+    return [_panel(result, items, query, note) for query, note in notes.items()]
 
 
 def item_ids(panels: Iterable[Panel]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Curves become inline SVG that takes the colours of the page it stands in, light or dark."""
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def precision_recall_svg(curves: Sequence[Curve], *, chance: float, title: str) 
         axes.set_xticks(np.linspace(0, 1, 6))
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.grid(color=_GRID, linewidth=0.7)
-        axes.tick_params(colors=_TEXT, length=0)
+        axes.tick_params(colors=_TEXT, length=0, pad=5)
         axes.xaxis.label.set_color(_TEXT)
         axes.yaxis.label.set_color(_TEXT)
         for side in axes.spines.values():
@@ -66,6 +67,7 @@ def _inline(figure: Figure, title: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure, and several stand in one page
     for sentinel, colour in _INKS.items():
         text = text.replace(sentinel, colour)
     return text.replace("<svg ", f'<svg role="img" aria-label="Precision over recall, {title}" class="plot" ', 1)

@@ -12,14 +12,18 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cmir.archive.schema import MODALITIES
 from cmir.errors import ConfigError, DataError
-from cmir.evaluation.metrics import Floats, Ints
+from cmir.evaluation.metrics import Bools, Floats, Ints
 
 Relevance = Literal["labels", "class", "pair"]
 RELEVANCES: Final[tuple[Relevance, ...]] = get_args(Relevance)
-ITEM_COLUMNS: Final = ("item_id", "modality", "split", "labels", "scene_class", "pair_id", "sensor", "attributes")
+_TEXT_COLUMNS: Final = (
+    "item_id", "modality", "split", "labels", "scene_class", "pair_id", "scene_id", "sensor", "attributes"
+)  # fmt: skip
+ITEM_COLUMNS: Final = (*_TEXT_COLUMNS, "bbox", "window")
 _COLUMN: Final = {"labels": "labels", "class": "scene_class", "pair": "pair_id"}
 _SCORE_STEP: Final = np.float32(
     2.0**-20
@@ -31,6 +35,9 @@ class Items:
     """N embedded items. `metadata` holds ITEM_COLUMNS, a row per item; `vectors` f32[N,D] unit vectors of one space;
     `grey` f32[N,P], unit vectors of the no-learning baseline, rows of zeros for speech, or None for no baseline.
 
+    Made of them: `columns`, the texts by name; `pair_code` i64[N], equal for items of one pair, -1 for none;
+    `bbox` f64[N,4] west, south, east, north in degrees, NaN where not known; `has_window` bool[N].
+
     Raises DataError where rows do not match, a vector is not finite or not of length 1, or an id occurs twice.
     """
 
@@ -38,9 +45,15 @@ class Items:
     vectors: npt.NDArray[np.float32]
     grey: npt.NDArray[np.float32] | None = None
     columns: dict[str, list[Any]] = field(init=False, repr=False)
+    pair_code: Ints = field(init=False, repr=False)
+    bbox: Floats = field(init=False, repr=False)
+    has_window: Bools = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", self.metadata.select(list(ITEM_COLUMNS)).to_pydict())
+        object.__setattr__(self, "columns", self.metadata.select(list(_TEXT_COLUMNS)).to_pydict())
+        object.__setattr__(self, "pair_code", _codes(self.columns["pair_id"]))
+        object.__setattr__(self, "bbox", _boxes(self.metadata.column("bbox")))
+        object.__setattr__(self, "has_window", self.metadata.column("window").is_valid().to_numpy())
         num_items = self.metadata.num_rows
         if self.vectors.shape[0] != num_items or (self.grey is not None and len(self.grey) != num_items):
             raise DataError("vectors do not match items", seen=self.vectors.shape[0], expected=num_items)
@@ -55,6 +68,16 @@ class Items:
         """Indices of the items of one modality and any of the splits."""
         kinds = zip(self.columns["modality"], self.columns["split"], strict=True)
         return np.array([i for i, (kind, split) in enumerate(kinds) if kind == modality and split in splits], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Prototypes:
+    """What a bundle knows of words: `labels`, their unit vectors f32[L,D] in its space, and the cosine from which on an
+    utterance counts as naming one."""
+
+    labels: tuple[str, ...]
+    vectors: npt.NDArray[np.float32]
+    heard_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +143,7 @@ def directions(
 
 
 class Judge:
-    """Gains of one direction: called with a slice of its queries, it gives f32[q,M]."""
+    """Gains of one direction: called with a slice of its queries, or their numbers, it gives f32[q,M]."""
 
     def __init__(self, items: Items, direction: Direction, relevance: Relevance) -> None:
         self._by_labels = relevance == "labels"
@@ -140,7 +163,7 @@ class Judge:
         self._query_speaks = direction.query_modality == "speech"
         self._gallery_speaks = direction.gallery_modality == "speech"
 
-    def __call__(self, rows: slice) -> Floats:
+    def __call__(self, rows: slice | Ints) -> Floats:
         asked = self._asked[rows]
         if not self._by_labels:
             return np.equal(asked[:, None], self._found[None]).astype(np.float32)
@@ -154,8 +177,9 @@ class Judge:
 
 
 class Scorer:
-    """Cosines of one direction: called with a slice of its queries, it gives f32[q,M], in steps of 2^-20.
+    """Cosines of one direction: called with a slice of its queries, or their numbers, it gives f32[q,M].
 
+    They come in steps of 2^-20.
     The steps make ties of what differs by rounding only, such as two copies of one chip.
     """
 
@@ -163,7 +187,7 @@ class Scorer:
         self._asked = vectors[direction.queries]
         self._found = vectors[direction.gallery]
 
-    def __call__(self, rows: slice) -> Floats:
+    def __call__(self, rows: slice | Ints) -> Floats:
         scores = self._asked[rows] @ self._found.T
         return np.asarray(np.rint(scores / _SCORE_STEP) * _SCORE_STEP)
 
@@ -200,6 +224,16 @@ def _carries(items: Items, index: int, relevance: Relevance) -> bool:
 def _num_carriers(metadata: pa.Table, relevance: Relevance) -> int:
     values = [value for value in metadata.column(_COLUMN[relevance]).to_pylist() if value]
     return len(values) - len(set(values)) if relevance == "pair" else len(values)
+
+
+def _codes(names: Sequence[str | None]) -> Ints:
+    code: dict[str, int] = {}
+    return np.array([-1 if name is None else code.setdefault(name, len(code)) for name in names], np.int64)
+
+
+def _boxes(column: pa.ChunkedArray) -> Floats:
+    sides = [pc.struct_field(column, side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]
+    return np.stack(sides, axis=1).astype(np.float64)
 
 
 def _multi_hot(labels_of: Sequence[Sequence[str]], code: dict[str, int]) -> npt.NDArray[np.float32]:

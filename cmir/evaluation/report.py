@@ -10,8 +10,8 @@ from rich.table import Table
 from cmir.archive import storage
 from cmir.errors import DataError
 from cmir.evaluation.figures import DirectionFigures, Figures, Report
-from cmir.evaluation.measurement import Evaluation
-from cmir.evaluation.page import render_page
+from cmir.evaluation.measurement import Evaluation, differences
+from cmir.evaluation.page import FAILURES_NAME, render_failures, render_page
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
@@ -20,23 +20,26 @@ HTML_NAME = "report.html"
 def write_report(
     evaluation: Evaluation, uri: str, *, pictures: Mapping[str, bytes], compared: Evaluation | None = None
 ) -> Report:
-    """Write report.json and report.html into the folder `uri`; returns what stands in report.json.
+    """Write report.json, report.html and failures.html into the folder `uri`; returns what stands in report.json.
 
     `pictures` holds WebP by item_id (missing ones are shown as empty tiles), see panels.item_ids; `compared` is the
     evaluation of another bundle on the same items.
     """
     report = evaluation.report
     if compared is not None:
-        report = report.model_copy(update={"compare": compared.report})
-    page = render_page(evaluation, pictures=pictures, compared=compared)
+        between = differences(evaluation, compared)
+        report = report.model_copy(update={"compare": compared.report, "differences": between})
+    page = render_page(evaluation, report, pictures=pictures, compared=compared)
     storage.put_atomic(storage.join(uri, HTML_NAME), page.encode())
+    storage.put_atomic(storage.join(uri, FAILURES_NAME), render_failures(evaluation, pictures=pictures).encode())
     storage.put_atomic(storage.join(uri, JSON_NAME), report_json(report).encode())
     return report
 
 
 def report_json(report: Report) -> str:
-    """The text of report.json; `compare` only where there is one."""
-    return report.model_dump_json(indent=1, exclude={"compare"} if report.compare is None else None) + "\n"
+    """The text of report.json; `compare` and `differences` only where there is another bundle."""
+    left_out = {"compare", "differences"} if report.compare is None else {"compare": {"differences", "compare"}}
+    return report.model_dump_json(indent=1, exclude=left_out) + "\n"
 
 
 def read_report(uri: str) -> Report:
@@ -96,6 +99,7 @@ def _short(value: float | None) -> str:
 
 
 __all__ = [
+    "FAILURES_NAME",
     "HTML_NAME",
     "JSON_NAME",
     "DirectionFigures",
