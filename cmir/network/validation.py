@@ -15,7 +15,7 @@ from cmir.archive.schema import MODALITIES
 from cmir.network.batches import Batch, collate
 from cmir.network.build import Network
 from cmir.network.catalogue import Array, Catalogue
-from cmir.network.feed import ItemLoader
+from cmir.network.item_loader import ItemLoader
 from cmir.network.objectives.contrastive import UNKNOWN, Targets
 from cmir.network.preprocessing import Preprocessing
 
@@ -29,8 +29,7 @@ class Validation:
 
     def __init__(self, catalogue: Catalogue, preprocessing: Preprocessing) -> None:
         loader = ItemLoader(catalogue, preprocessing, margin=1.0)
-        chosen = [*_spread(catalogue.grounds(), MAX_GROUNDS), *_spread(catalogue.utterances(), MAX_UTTERANCES)]
-        items = list(loader.load(np.concatenate(chosen)).values()) if chosen else []
+        items = list(loader.load(judged_items(catalogue)).values())
         self._batches = [collate(items[i : i + _CHUNK], catalogue, preprocessing) for i in range(0, len(items), _CHUNK)]
 
     @property
@@ -53,6 +52,12 @@ class Validation:
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
         merged = {name: value for figures in kinds.values() for name, value in figures.items()}
         return {**merged, "score": float(np.mean(score)) if score else 0.0}
+
+
+def judged_items(catalogue: Catalogue) -> Array:
+    """Item numbers of the grounds and utterances that are measured: all, or evenly spread ones of many."""
+    chosen = [*_spread(catalogue.grounds(), MAX_GROUNDS), *_spread(catalogue.utterances(), MAX_UTTERANCES)]
+    return np.concatenate(chosen)
 
 
 def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 
 from cmir.archive import storage
-from cmir.network.batches import Batch
+from cmir.network.augment import VariedBatch
 from cmir.network.embedder import Device, resolve_device
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import Learner
@@ -110,12 +110,13 @@ def measure(
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
     laps = _Laps(device)
     hooks = _watch(learner, laps)
-    batches, num_items, steps_s, first_batch_s = feed.batches(0), 0, [], 0.0
+    num_all, num_items, steps_s, first_batch_s = num_warmup + num_steps, 0, [], 0.0
+    batches = feed.batches(0, lambda batch, step: learner.prepare(batch, step=step, fraction=step / num_all))
     try:
-        for step in range(num_warmup + num_steps):
+        for step in range(num_all):
             if step == num_warmup:
                 laps.seconds.clear()
-            step_s, batch, waited_s = _one_step(learner, batches, laps, step, num_warmup + num_steps)
+            step_s, batch, waited_s = _one_step(learner, batches, laps, step, num_all)
             first_batch_s = first_batch_s or waited_s
             if step >= num_warmup:
                 steps_s.append(step_s)
@@ -139,7 +140,9 @@ def measure(
     return figures, [_stage(name, laps.seconds[name], total_s, num_steps) for name in _STAGES]
 
 
-def _one_step(learner: Learner, batches: Any, laps: _Laps, step: int, num_steps: int) -> tuple[float, Batch, float]:
+def _one_step(
+    learner: Learner, batches: Any, laps: _Laps, step: int, num_steps: int
+) -> tuple[float, VariedBatch, float]:
     """Wait for a batch and learn from it: seconds of both, the batch, seconds of waiting."""
     began = laps.last_s = time.perf_counter()
     batch = next(batches)
