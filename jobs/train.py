@@ -110,14 +110,15 @@ def run(config: TrainConfig) -> JobResult:
         claimed = config.model_dump(mode="json", exclude=where_and_how_many)
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
     cluster.connect(for_training=True)
-    result = _train(config, output.working_uri, mlflow_uri)
+    result = train_group(config, config.settings(), output.working_uri, mlflow_uri)
     storage.delete_tree(storage.join(output.working_uri, _CHECKPOINTS))
     output.finish()
     figures = {name: round(value, 4) for name, value in result["figures"].items()}
     last_uri = storage.join(output.uri, "last")
     outputs = {"bundle": output.uri, "last": last_uri, "space_id": str(result["space_id"])}
+    speed = {name: round(value, 4) for name, value in result["speed"].items()}
     counts = {name: result[name] for name in ("num_steps", "num_steps_before")}
-    return JobResult(outputs, counts, {"validation": figures, "stopped_early": result["stopped_early"]})
+    return JobResult(outputs, counts, {"validation": figures, "stopped_early": result["stopped_early"], "speed": speed})
 
 
 def _mlflow_uri(config: TrainConfig) -> str | None:
@@ -126,7 +127,9 @@ def _mlflow_uri(config: TrainConfig) -> str | None:
     return config.mlflow or known
 
 
-def _train(config: TrainConfig, working_uri: str, mlflow_uri: str | None = None) -> dict[str, Any]:
+def train_group(
+    config: TrainConfig, settings: TrainSettings, working_uri: str, mlflow_uri: str | None = None
+) -> dict[str, Any]:
     """Run the worker group; returns what rank 0 returned. Raises the CmirError that a worker ended with."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -139,7 +142,7 @@ def _train(config: TrainConfig, working_uri: str, mlflow_uri: str | None = None)
     workers = _worker_range(config.num_workers or str(max(1, num_gpus) if on_gpu else min(2, cluster.num_cpus())))
     num_threads = _cores_per_worker(workers[1])
     task = WorkerTask(
-        settings=config.settings(),
+        settings=settings,
         shard_uris=tuple(storage.absolute(uri) for uri in config.shards),
         bundle_uri=working_uri,
         init_from=storage.absolute(config.init_from) if config.init_from else None,

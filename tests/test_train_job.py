@@ -125,15 +125,13 @@ def test_two_workers_make_a_bundle(
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_from_its_last_checkpoint(
-    archive: str, tmp_path: Path, on_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+    archive: str, tmp_path: Path, on_cluster: RayCluster
 ) -> None:
     config = train.TrainConfig(shards=(archive,), output=str(tmp_path / "out"), device="cpu")
     working_uri = storage.join(str(tmp_path), "out.partial")
     cluster.connect()
     steps = []
     for max_steps in (2, 5):
-        settings = tiny_settings(max_steps=max_steps)
-        monkeypatch.setattr(train.TrainConfig, "settings", lambda _config, chosen=settings: chosen)
-        result = train._train(config, working_uri)
+        result = train.train_group(config, tiny_settings(max_steps=max_steps), working_uri)
         steps.append((result["num_steps_before"], result["num_steps"]))
     assert steps == [(0, 2), (2, 5)]

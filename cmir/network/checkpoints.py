@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from cmir.archive import storage
@@ -71,18 +72,20 @@ class Bundles:
         """Replace `best` or `last`."""
         self._save(storage.join(self.uri, name), net, clock, figures)
 
-    def finish(self, net: Network, clock: Clock) -> str:
+    def finish(self, net: Network, clock: Clock, speed: Mapping[str, float]) -> str:
         """Write the bundle itself; returns its space_id."""
-        space_id = self._save(self.uri, net, clock, clock.best_figures)
+        space_id = self._save(self.uri, net, clock, clock.best_figures, speed=dict(speed))
         storage.delete_tree(storage.join(self.uri, "best"))
         return space_id
 
-    def _save(self, uri: str, net: Network, clock: Clock, figures: Mapping[str, float]) -> str:
+    def _save(
+        self, uri: str, net: Network, clock: Clock, figures: Mapping[str, float], **more: dict[str, JsonValue]
+    ) -> str:
         return save_bundle(
             uri,
             net,
             self.data.preprocessing,
-            metrics={"validation": dict(figures), "num_steps": clock.step, "seconds": clock.elapsed_s},
+            metrics={"validation": dict(figures), "num_steps": clock.step, "seconds": clock.elapsed_s, **more},
             training=self.settings.model_dump(mode="json"),
             data=self.data.counts(),
         )

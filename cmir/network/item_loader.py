@@ -20,7 +20,7 @@ from cmir.network.preprocessing import Preprocessing
 
 log = logging.getLogger("cmir")
 
-_MEDIA_COLUMNS: Final = [
+MEDIA_COLUMNS: Final = [
     *("data", "encoding", "dtype", "shape", "bands", "wavelength_nm", "sensor", "gsd_m", "modality", "sample_rate_hz"),
 ]
 
@@ -56,11 +56,11 @@ class ItemLoader:
         loaded: dict[int, CachedItem] = {}
         for members in self.by_piece(items):
             piece = self.catalogue.pieces[self.catalogue.piece[members[0]]]
-            table = read_row_group(piece.shard_uri, piece.row_group, _MEDIA_COLUMNS)
+            table = read_row_group(piece.shard_uri, piece.row_group, MEDIA_COLUMNS)
             found = medias(table.take(self.catalogue.row[members]))
             for item, media in zip(members.tolist(), found, strict=True):
                 try:
-                    loaded[item] = self._decode(item, media)
+                    loaded[item] = self.decode(item, media)
                 except DataError as error:
                     row = int(self.catalogue.row[item])
                     log.warning("left out of training: %s, row %d: %s", piece.shard_uri, row, error)
@@ -69,7 +69,8 @@ class ItemLoader:
             self.num_rejected += len(items) - len(loaded)
         return loaded
 
-    def _decode(self, item: int, media: Media) -> CachedItem:
+    def decode(self, item: int, media: Media) -> CachedItem:
+        """One item, shrunk for the cache. Raises DataError where it cannot be read."""
         if media.modality == "speech":
             features = is_features(media)
             sound = decode_features(media) if features else decode_speech(media)

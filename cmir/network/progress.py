@@ -10,10 +10,12 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cmir.network.pace import Pace
 from cmir.network.trackers import Tracker
 
 log = logging.getLogger("cmir")
 _PLAIN_EVERY_S: Final = 15.0
+_SPEED_EVERY_STEPS: Final = 50
 
 
 class TrainingProgress:
@@ -40,16 +42,18 @@ class TrainingProgress:
         for tracker in self._trackers:
             tracker.close(failed=kind is not None)
 
-    def step(self, step: int, fraction: float, remaining_s: float, values: Mapping[str, float]) -> None:
-        """After a step: `fraction` 0..1 of the training, the seconds left, the loss and its terms."""
+    def step(self, step: int, fraction: float, remaining_s: float, values: Mapping[str, float], pace: Pace) -> None:
+        """After a step: `fraction` 0..1 of the training, the seconds left, the loss and its terms, how fast it goes."""
         text = f"step {step}  loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}"
-        text += f"  {self._figures}  {_clock(remaining_s)} left"
+        text += f"  {pace.samples_per_s:.0f} samples/s  {self._figures}  {_clock(remaining_s)} left"
         self._bar.update(self._line, completed=fraction, description=text)
         now = time.monotonic()
         if not self._is_live and not self._is_quiet and now - self._last_plain_s >= _PLAIN_EVERY_S:
             self._last_plain_s = now
             log.info("training %3.0f%%  %s", 100 * fraction, text)
         self._scalars("train", step, values)
+        if step % _SPEED_EVERY_STEPS == 0:
+            self._scalars("speed", step, pace.figures())
 
     def figures(self, step: int, figures: Mapping[str, float], summary: str) -> None:
         """After a validation: all figures, and a short line of the main ones."""

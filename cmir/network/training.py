@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +30,7 @@ from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.learner import Learner
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.pace import Pace
 from cmir.network.progress import TrainingProgress
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.trackers import MLflow, TensorBoard, Tracker
@@ -47,8 +48,8 @@ OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training made: the space, the figures of the weights kept, steps in all and before a resume, the time, and
-    whether it ended because nothing got better."""
+    """What training made: the space, the figures of the weights kept, steps in all and before a resume, the time,
+    whether it ended because nothing got better, and how fast it went (see pace)."""
 
     space_id: str
     figures: dict[str, float]
@@ -56,6 +57,7 @@ class FitResult:
     num_steps_before: int
     seconds: float
     stopped_early: bool
+    speed: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def fit(
@@ -97,15 +99,20 @@ def fit(
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings), rank=rank, world_size=world_size)
     trackers = _trackers(settings, bundle_uri, log_dir, mlflow_uri, num_steps_before > 0) if rank == 0 else []
     bundles = Bundles(bundle_uri, settings, data)
+    pace = Pace(device)
     with TrainingProgress(trackers, is_quiet=rank > 0) as progress:
-        loop = Loop(settings, learner, feed, validation, clock, progress, bundles, on_checkpoint, rank)
+        loop = Loop(
+            settings, learner, feed, validation, clock, progress, bundles, on_checkpoint, pace, rank, world_size
+        )
         stopped_early = loop.run()
     if rank > 0:
         return FitResult("", {}, clock.step, num_steps_before, clock.elapsed_s, stopped_early)
     if clock.best_weights:
         learner.average.load_state_dict(clock.best_weights)
-    space_id = bundles.finish(learner.average, clock)
-    return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, clock.elapsed_s, stopped_early)
+    speed = pace.figures()
+    space_id = bundles.finish(learner.average, clock, speed)
+    spent_s = clock.elapsed_s
+    return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, spent_s, stopped_early, speed)
 
 
 def _trackers(
@@ -132,21 +139,26 @@ class Loop:
     progress: TrainingProgress
     bundles: Bundles
     on_checkpoint: OnCheckpoint | None
+    pace: Pace
     rank: int
+    world_size: int
 
     def run(self) -> bool:
         """Train to the end; the last validation and checkpoint come after the last step. Whether it stopped early."""
-        clock, is_exhausted, last_check_s = self.clock, False, time.monotonic()
+        clock, pace, is_exhausted, last_check_s = self.clock, self.pace, False, time.monotonic()
         clock.fraction = self._from_rank_0(self._fraction())[0]
         batches = self.feed.batches(clock.step, self._prepare)
         try:
             while clock.fraction < 1.0 and not is_exhausted:
+                pace.begin()
                 batch = next(batches)
+                pace.have_batch()
                 values = self.learner.step(batch, step=clock.step, fraction=clock.fraction, rank=self.rank)
                 clock.step += 1
                 is_due = time.monotonic() - last_check_s >= self.settings.validate_every_s
                 clock.fraction, is_due = self._from_rank_0(self._fraction(), is_due)
-                self.progress.step(clock.step, min(1.0, clock.fraction), self._remaining_s(), values)
+                pace.end(batch.num_items * self.world_size)
+                self.progress.step(clock.step, min(1.0, clock.fraction), self._remaining_s(), values, pace)
                 if is_due or clock.fraction >= 1.0:
                     self._check()
                     is_exhausted = bool(self._from_rank_0(self._has_run_out_of_patience())[0])
