@@ -92,8 +92,9 @@ def trainable_modalities(preset: Preset, train: Sequence[ShardFile]) -> tuple[Mo
     train has shards but no rows.
     """
     for name in MODALITIES:
-        empty = [file.uri for file in train if file.modality == name and not file.num_rows]
-        if empty and not any(file.modality == name and file.num_rows for file in train) and is_wanted(preset, name):
+        # a shard without rows tells its modality by its folders alone
+        empty = [file.uri for file in train if not file.num_rows and file.uri.split("/")[-3:-1] == [name, "train"]]
+        if empty and is_wanted(preset, name) and not any(file.modality == name and file.num_rows for file in train):
             fix = "shard its source again, or leave its shards out of --shards"
             seen = f"{name}: 0 rows in {len(empty)} shards of split train"
             raise ConfigError("a modality has no rows", seen=seen, expected="at least one", where=empty[0], fix=fix)
