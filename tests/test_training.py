@@ -187,6 +187,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(world: str) -> None:
             torch.testing.assert_close(others[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
 def test_compiled_code_sees_few_shapes_and_changes_nothing(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[torch.Size] = []
 

@@ -1,5 +1,6 @@
 """Where curves of a training go beside the log: TensorBoard files by default, an MLflow server as an option."""
 
+import hashlib
 import logging
 import os
 import time
@@ -101,12 +102,12 @@ class MLflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cmir")
         experiment = self._client.get_experiment_by_name(name)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        quoted = output_uri.replace("'", "\\'")
-        found = self._client.search_runs([experiment_id], f"tags.`{_OUTPUT_TAG}` = '{quoted}'", max_results=1)
+        output_id = hashlib.sha256(output_uri.encode()).hexdigest()[:16]  # which no character of a path disturbs
+        found = self._client.search_runs([experiment_id], f"tags.`{_OUTPUT_TAG}_id` = '{output_id}'", max_results=1)
         if is_resumed and found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
             return str(found[0].info.run_id)
-        tags = {"mlflow.runName": storage.name_of(output_uri), _OUTPUT_TAG: output_uri}
+        tags = {"mlflow.runName": storage.name_of(output_uri), _OUTPUT_TAG: output_uri, f"{_OUTPUT_TAG}_id": output_id}
         run = self._client.create_run(experiment_id, tags=tags)
         told = [Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in params.items()]
         self._client.log_batch(run.info.run_id, params=told)
