@@ -27,7 +27,7 @@ from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
 from cmir.network.trackers import mlflow_client
 from cmir.network.training_data import read_catalogues
-from cmir.network.training_settings import Compile, Objective, Preset, TrainSettings, check_term
+from cmir.network.training_settings import Compile, Objective, Preset, TrainSettings, check_accumulation, check_term
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -85,6 +85,12 @@ class TrainConfig(JobConfig):
     @classmethod
     def _term_of_the_objective(cls, value: str | None, info: ValidationInfo) -> str | None:
         check_term(info.data.get("objective", "contrastive"), value)
+        return value
+
+    @field_validator("accumulation_steps")
+    @classmethod
+    def _can_be_divided(cls, value: int, info: ValidationInfo) -> int:
+        check_accumulation(info.data.get("objective", "contrastive"), value)
         return value
 
     def settings(self) -> TrainSettings:

@@ -79,8 +79,7 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _divides_what_can_be(self) -> Self:
-        if self.objective == "cmirnet" and self.accumulation_steps > 1:
-            raise ValueError("objective cmirnet knows statistics of whole batches: no accumulation_steps")
+        check_accumulation(self.objective, self.accumulation_steps)
         return self
 
     @property
@@ -121,6 +120,12 @@ def check_term(objective: Objective, term: str | None) -> None:
     terms = _TERMS[objective]
     if term is not None and term not in terms:
         raise ValueError(f"objective {objective} has no term {term}, only {', '.join(terms)}")
+
+
+def check_accumulation(objective: Objective, accumulation_steps: int) -> None:
+    """Raises ValueError where the objective's step cannot be divided."""
+    if objective == "cmirnet" and accumulation_steps > 1:
+        raise ValueError("objective cmirnet has batch norm over whole steps, which cannot be divided")
 
 
 def is_wanted(preset: Preset, modality: Modality) -> bool:

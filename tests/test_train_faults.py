@@ -1,0 +1,92 @@
+"""A worker, the driver or a node is killed in the middle of an epoch; the training still does all of its steps."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmir.network.bundle import load_bundle
+from tests.conftest import RayCluster
+from tests.tiny_archives import chip_row, tone_row, write_archive
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+NUM_STEPS = 500
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Six steps an epoch."""
+    folder = tmp_path_factory.mktemp("archive")
+    for split, start, count in (("train", 0, 45), ("val", 50, 6)):
+        rows = [chip_row(start + i, "rgb") for i in range(count)] + [tone_row(start + i) for i in range(count)]
+        write_archive(folder, rows, split=split)  # type: ignore[arg-type]
+    return str(folder)
+
+
+class Job:
+    """The train job as a process."""
+
+    def __init__(self, archive: str, output: str, *flags: str, num_workers: str = "2") -> None:
+        self.output = output
+        given = ["--shards", archive, "--output", output, "--num-workers", num_workers, "--device", "cpu"]
+        command = [sys.executable, "-m", "tests.train_driver", *given, "--max-steps", str(NUM_STEPS), *flags]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_for_checkpoint(self, pid_of_another_than: int = 0) -> int:
+        """Wait until it has one; returns the process id of the worker that writes them."""
+        folder = Path(self.output + ".partial")
+
+        def writer() -> int:
+            files = folder.glob("tensorboard/events.out.tfevents.*")
+            pids = {int(re.findall(r"\.(\d+)\.\d+$", file.name)[0]) for file in files} - {pid_of_another_than}
+            alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+            return alive[0] if alive and list(folder.glob("_checkpoints/run/checkpoint_*/state.pt")) else 0
+
+        return self.wait_for(writer)
+
+    def wait_for(self, found: Callable[[], int]) -> int:
+        deadline = time.monotonic() + 100
+        while not found():
+            assert self.process.poll() is None, self.process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return found()
+
+    def end(self) -> tuple[int, dict]:
+        stdout, stderr = self.process.communicate(timeout=150)
+        print(stderr[-6000:])
+        return self.process.returncode, json.loads(stdout.strip().splitlines()[-1])
+
+
+def test_a_killed_worker_is_replaced_and_training_goes_on(archive: str, tmp_path: Path, on_cluster: RayCluster) -> None:
+    job = Job(archive, str(tmp_path / "out"))
+    os.kill(job.wait_for_checkpoint(), signal.SIGKILL)
+    code, line = job.end()
+    assert (code, line["num_steps"]) == (0, NUM_STEPS)
+    assert 0 < line["num_steps_before"] < NUM_STEPS, "from a checkpoint, not from the start"
+    assert load_bundle(str(tmp_path / "out")).metrics["num_steps"] == NUM_STEPS
+
+
+def test_after_a_killed_driver_the_same_command_resumes(archive: str, tmp_path: Path, on_cluster: RayCluster) -> None:
+    job = Job(archive, str(tmp_path / "out"))
+    worker = job.wait_for_checkpoint()
+    job.process.kill()
+    job.process.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline, "the workers of a dead driver go"
+        time.sleep(0.2)
+    assert not (tmp_path / "out").exists()
+    code, line = Job(archive, str(tmp_path / "out")).end()
+    assert (code, "a partial output exists" in line["error"]) == (2, True)
+    code, line = Job(archive, str(tmp_path / "out"), "--resume").end()
+    assert (code, line["num_steps"]) == (0, NUM_STEPS)
+    assert 0 < line["num_steps_before"] < NUM_STEPS, "from a checkpoint, not from the start"
