@@ -143,9 +143,27 @@ def test_ranks_divide_a_step_evenly_and_one_may_have_nothing(archive: tuple[Cata
     feed.close()
 
 
+def uniform(count: int, per_piece: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and row groups of `count` groups of one byte."""
+    return np.ones(count, np.int64), np.arange(count) // per_piece
+
+
+def test_windows_are_whole_row_groups_where_the_cache_has_room() -> None:
+    order = GroupOrder(*uniform(6400, 10), per_step=32, seed=0, cache_bytes=3000)
+    assert order.num_lanes == 32
+    lanes_of = {(int(window), int(lane)) for window, lane in zip(order.window, order._lane, strict=True)}
+    assert len(lanes_of) == order.window.max() + 1, "a window lies in one lane"
+    assert np.bincount(order.window).max() <= 3000 // 64
+    reads = {(int(window), place // 10) for place, window in enumerate(order.window)}
+    assert len(reads) == 640, "an epoch reads every row group once"
+    small = GroupOrder(*uniform(6400, 100), per_step=32, seed=0, cache_bytes=800)
+    assert small.num_lanes == 8, "few lanes, so that little is read twice"
+    assert np.bincount(small.window).max() <= 800 // 16
+
+
 def test_steps_of_an_epoch_are_nearly_equal_and_never_too_large() -> None:
     for count, per_step in ((33, 32), (1, 8), (100, 7), (1000, 32), (500, 200)):
-        order = GroupOrder(np.ones(count, np.int64), per_step=per_step, seed=0, cache_bytes=2**20)
+        order = GroupOrder(*uniform(count, 8), per_step=per_step, seed=0, cache_bytes=2**20)
         sizes = [
             sum(len(order.positions(step, lane)[1]) for lane in range(order.num_lanes))
             for step in range(order.steps_per_epoch)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from cmir.network.bundle import load_bundle
 from tests.conftest import RayCluster
 from tests.tiny_archives import chip_row, tone_row, write_archive
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-NUM_STEPS = 500
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+NUM_STEPS = 300
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,20 +40,20 @@ class Job:
         command = [sys.executable, "-m", "tests.train_driver", *given, "--max-steps", str(NUM_STEPS), *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def wait_for_checkpoint(self, pid_of_another_than: int = 0) -> int:
+    def wait_for_checkpoint(self) -> int:
         """Wait until it has one; returns the process id of the worker that writes them."""
         folder = Path(self.output + ".partial")
 
         def writer() -> int:
             files = folder.glob("tensorboard/events.out.tfevents.*")
-            pids = {int(re.findall(r"\.(\d+)\.\d+$", file.name)[0]) for file in files} - {pid_of_another_than}
+            pids = {int(re.findall(r"\.(\d+)\.\d+$", file.name)[0]) for file in files}
             alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
             return alive[0] if alive and list(folder.glob("_checkpoints/run/checkpoint_*/state.pt")) else 0
 
         return self.wait_for(writer)
 
     def wait_for(self, found: Callable[[], int]) -> int:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while not found():
             assert self.process.poll() is None, self.process.communicate()[1][-3000:]
             assert time.monotonic() < deadline
@@ -61,13 +61,28 @@ class Job:
         return found()
 
     def end(self) -> tuple[int, dict]:
-        stdout, stderr = self.process.communicate(timeout=150)
-        print(stderr[-6000:])
+        stdout, self.stderr = self.process.communicate(timeout=240)
+        print(self.stderr[-6000:])
         return self.process.returncode, json.loads(stdout.strip().splitlines()[-1])
 
 
-def test_a_killed_worker_is_replaced_and_training_goes_on(archive: str, tmp_path: Path, on_cluster: RayCluster) -> None:
-    job = Job(archive, str(tmp_path / "out"))
+@pytest.fixture
+def start(archive: str, tmp_path: Path, on_cluster: RayCluster) -> Iterator[Callable[..., Job]]:
+    """Starts the job on the session's cluster; what still runs at the end is ended."""
+    jobs: list[Job] = []
+
+    def started(*flags: str, num_workers: str = "2") -> Job:
+        jobs.append(Job(archive, str(tmp_path / "out"), *flags, num_workers=num_workers))
+        return jobs[-1]
+
+    yield started
+    for job in jobs:
+        job.process.kill()
+        job.process.wait()
+
+
+def test_a_killed_worker_is_replaced_and_training_goes_on(start: Callable[..., Job], tmp_path: Path) -> None:
+    job = start()
     os.kill(job.wait_for_checkpoint(), signal.SIGKILL)
     code, line = job.end()
     assert (code, line["num_steps"]) == (0, NUM_STEPS)
@@ -75,8 +90,8 @@ def test_a_killed_worker_is_replaced_and_training_goes_on(archive: str, tmp_path
     assert load_bundle(str(tmp_path / "out")).metrics["num_steps"] == NUM_STEPS
 
 
-def test_after_a_killed_driver_the_same_command_resumes(archive: str, tmp_path: Path, on_cluster: RayCluster) -> None:
-    job = Job(archive, str(tmp_path / "out"))
+def test_after_a_killed_driver_the_same_command_resumes(start: Callable[..., Job], tmp_path: Path) -> None:
+    job = start()
     worker = job.wait_for_checkpoint()
     job.process.kill()
     job.process.communicate()
@@ -85,8 +100,31 @@ def test_after_a_killed_driver_the_same_command_resumes(archive: str, tmp_path: 
         assert time.monotonic() < deadline, "the workers of a dead driver go"
         time.sleep(0.2)
     assert not (tmp_path / "out").exists()
-    code, line = Job(archive, str(tmp_path / "out")).end()
+    code, line = start().end()
     assert (code, "a partial output exists" in line["error"]) == (2, True)
-    code, line = Job(archive, str(tmp_path / "out"), "--resume").end()
+    code, line = start("--resume").end()
     assert (code, line["num_steps"]) == (0, NUM_STEPS)
     assert 0 < line["num_steps_before"] < NUM_STEPS, "from a checkpoint, not from the start"
+
+
+def test_a_lost_node_leaves_a_smaller_group_that_finishes(
+    start: Callable[..., Job], on_cluster: RayCluster, tmp_path: Path
+) -> None:
+    """Two workers on the head and one on a second node; without that node two go on, each with a larger share."""
+    command = [str(Path(sys.executable).parent / "ray"), "start", f"--address={on_cluster.address}", "--block"]
+    command += ["--node-ip-address=127.0.0.1", "--num-cpus=1", f"--object-store-memory={128 * 2**20}"]
+    log = (tmp_path / "node.log").open("wb")
+    node = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        job = start(num_workers="1:3")
+        job.wait_for_checkpoint()
+        os.killpg(node.pid, signal.SIGKILL)
+        code, line = job.end()
+    finally:
+        log.close()
+        node.kill()
+        node.wait()
+    assert (code, line["num_steps"]) == (0, NUM_STEPS)
+    assert line["num_steps_before"] > 0
+    sizes = re.findall(r"training by (\d) workers", job.stderr)
+    assert (sizes[0], sizes[-1]) == ("3", "2")

@@ -136,7 +136,8 @@ class TrainingFeed:
         ):
             if groups and per_step:
                 sizes = np.array([self.loader.estimated_bytes(items) for items in groups], np.int64)
-                order = GroupOrder(sizes, per_step=per_step, seed=seed, cache_bytes=cache_bytes)
+                pieces = catalogue.piece[[items[0] for items in groups]]
+                order = GroupOrder(sizes, pieces, per_step=per_step, seed=seed, cache_bytes=cache_bytes)
                 lanes = order.lanes(rank, world_size)
                 stream = GroupStream(groups, order, self.loader, lanes=lanes, cache_bytes=cache_bytes, pool=self._pool)
                 self._streams.append(stream)

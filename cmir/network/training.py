@@ -100,6 +100,8 @@ def fit(
     trackers = _trackers(settings, bundle_uri, log_dir, mlflow_uri, num_steps_before > 0) if rank == 0 else []
     bundles = Bundles(bundle_uri, settings, data)
     pace = Pace(device)
+    if rank == 0:
+        log.info("training by %d workers from step %d, %d steps an epoch", world_size, clock.step, feed.steps_per_epoch)
     with TrainingProgress(trackers, is_quiet=rank > 0) as progress:
         loop = Loop(
             settings, learner, feed, validation, clock, progress, bundles, on_checkpoint, pace, rank, world_size

@@ -44,6 +44,7 @@ class TrainBenchmark(BenchmarkConfig):
     steps: int = Field(20, gt=0, description="Steps to measure.")
     warmup_steps: int = Field(3, ge=0, description="Steps before, which are not counted.")
     device: Device = Field("auto", description="What trains.")
+    cache_mb: float = Field(2048, gt=0, description="What a worker may keep decoded, 10^6 bytes.")
     rounds: int = Field(2, gt=0, description="How often the job and each plain loop are measured; the best counts.")
     job_steps: int = Field(100, gt=0, description="Steps of each of these.")
     skip_ray: bool = Field(False, description="Measure in this process only: no job, no plain loop.")
@@ -105,7 +106,7 @@ def run(config: TrainBenchmark) -> JobResult:
         uris = [storage.absolute(uri) for uri in config.shards]
         if not uris:
             uris = [write_archive(world_rows(_NUM_SCENES, _NUM_UTTERANCES), storage.join(folder, "archive"))]
-        settings = TrainSettings(preset=config.preset, dim=config.dim)
+        settings = TrainSettings(preset=config.preset, dim=config.dim, cache_bytes=int(config.cache_mb * 1e6))
         figures, stages = measure(settings, uris, device, num_steps=config.steps, num_warmup=config.warmup_steps)
         rates = [] if config.skip_ray or device.type != "cpu" else compare(config, uris, folder)
     headline: dict[str, float | None] = {"ms_per_step": figures.ms_per_step, "samples_per_s": figures.samples_per_s}
