@@ -41,24 +41,29 @@ class Job:
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_checkpoint(self) -> int:
-        """Wait until it has one; returns the process id of the worker that writes them."""
+        """Wait until it has some; returns the process id of the worker that writes them.
+
+        Ray may not have taken notice yet of the one that was written last when its writer dies.
+        """
         folder = Path(self.output + ".partial")
+        seen: set[str] = set()
 
         def writer() -> int:
             files = folder.glob("tensorboard/events.out.tfevents.*")
             pids = {int(re.findall(r"\.(\d+)\.\d+$", file.name)[0]) for file in files}
             alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-            return alive[0] if alive and list(folder.glob("_checkpoints/run/checkpoint_*/state.pt")) else 0
+            seen.update(file.parent.name for file in folder.glob("_checkpoints/run/checkpoint_*/state.pt"))
+            return alive[0] if alive and len(seen) >= 3 else 0
 
         return self.wait_for(writer)
 
     def wait_for(self, found: Callable[[], int]) -> int:
         deadline = time.monotonic() + 200
-        while not found():
+        while not (value := found()):
             assert self.process.poll() is None, self.process.communicate()[1][-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        return found()
+        return value
 
     def end(self) -> tuple[int, dict]:
         stdout, self.stderr = self.process.communicate(timeout=240)
