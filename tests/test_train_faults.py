@@ -1,5 +1,6 @@
 """A worker, the driver or a node is killed in the middle of an epoch; the training still does all of its steps."""
 
+import contextlib
 import json
 import os
 import re
@@ -112,6 +113,21 @@ def test_after_a_killed_driver_the_same_command_resumes(start: Callable[..., Job
     assert 0 < line["num_steps_before"] < NUM_STEPS, "from a checkpoint, not from the start"
 
 
+def kill_with_children(pid: int) -> None:
+    """A node with all that runs on it; what Ray starts leads process groups of its own."""
+    parents: dict[int, int] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parents[int(file.parent.name)] = int(file.read_text().rsplit(")", 1)[1].split()[1])
+    found, start = [pid], 0
+    while start < len(found):
+        found += [child for child, parent in parents.items() if parent == found[start]]
+        start += 1
+    for one in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
 def test_a_lost_node_leaves_a_smaller_group_that_finishes(
     start: Callable[..., Job], on_cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -123,11 +139,12 @@ def test_a_lost_node_leaves_a_smaller_group_that_finishes(
     try:
         job = start(num_workers="1:3")
         job.wait_for_checkpoint()
-        os.killpg(node.pid, signal.SIGKILL)
+        kill_with_children(node.pid)
         code, line = job.end()
     finally:
         log.close()
-        node.kill()
+        if node.poll() is None:
+            kill_with_children(node.pid)
         node.wait()
     assert (code, line["num_steps"]) == (0, NUM_STEPS)
     assert line["num_steps_before"] > 0
