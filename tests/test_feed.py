@@ -210,6 +210,27 @@ def test_a_small_cache_reads_windows_and_still_gives_everything_once(
     assert most == total
 
 
+def test_threads_that_decode_and_vary_use_one_core_each_and_the_step_all(
+    archive: tuple[Catalogue, Preprocessing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        feed = TrainingFeed(*archive, FeedSettings(4, 0, seed=0))
+        decode, seen = feed.loader.decode, []
+        monkeypatch.setattr(
+            feed.loader, "decode", lambda item, media: seen.append(torch.get_num_threads()) or decode(item, media)
+        )
+        batches = feed.batches(0, lambda batch, step: seen.append(torch.get_num_threads()))
+        next(batches)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+        batches.close()
+        feed.close()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_bad_row_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good, bad = chip_row(0, "rgb"), chip_row(1, "rgb")
     bad = dataclasses.replace(bad, media=dataclasses.replace(bad.media, data=bad.media.data[:-1]))

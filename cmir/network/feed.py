@@ -126,7 +126,11 @@ class TrainingFeed:
     ) -> None:
         self.catalogue, self.preprocessing = catalogue, preprocessing
         self.loader = ItemLoader(catalogue, preprocessing)
-        self._pool = ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="cmir-decode")
+        # OpenMP counts threads by the thread that calls it: many small operations, each divided among all cores, took
+        # sixty times as long on a busy machine
+        self._pool = ThreadPoolExecutor(
+            torch.get_num_threads(), "cmir-decode", initializer=torch.set_num_threads, initargs=(1,)
+        )
         grounds, utterances = catalogue.grounds(), catalogue.utterances()
         quarter = settings.cache_bytes // 4 if utterances else 0
         self._streams: list[GroupStream] = []
@@ -167,6 +171,7 @@ class TrainingFeed:
         stopped = threading.Event()
 
         def produce() -> None:
+            torch.set_num_threads(1)  # of this thread, as above
             step = start_step
             while not stopped.is_set():
                 result: Prepared | Exception
