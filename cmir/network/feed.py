@@ -126,8 +126,8 @@ class TrainingFeed:
     ) -> None:
         self.catalogue, self.preprocessing = catalogue, preprocessing
         self.loader = ItemLoader(catalogue, preprocessing)
-        # OpenMP counts threads by the thread that calls it: many small operations, each divided among all cores, took
-        # sixty times as long on a busy machine
+        # OpenMP counts threads by the thread that calls it: n decoders, each dividing small operations among n cores,
+        # would be n * n threads (one decoder on a busy machine: 56 items in 0.05 s alone, in 3.4 s divided by two)
         self._pool = ThreadPoolExecutor(
             torch.get_num_threads(), "cmir-decode", initializer=torch.set_num_threads, initargs=(1,)
         )
