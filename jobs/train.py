@@ -1,7 +1,8 @@
 """Shards become a bundle: Ray Train's TorchTrainer runs the plain-torch loop on its workers and keeps checkpoints.
 
-Work in progress, checkpoints included, stands in `<output>.partial`; a worker that dies is replaced and goes on from
-the last checkpoint by itself, a job that died goes on with --resume.
+Work in progress, checkpoints included, stands in `<output>.partial`, with the bundles `best` and `last` of the
+validations so far; a worker that dies is replaced and goes on from the last checkpoint by itself, a job that died goes
+on with --resume. The output is the best bundle, with the last one as `last` in it.
 """
 
 if __name__ == "__main__":  # before anything that jobs/ could shadow is imported
@@ -10,6 +11,7 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
+import importlib.util
 import math
 import os
 import re
@@ -20,17 +22,17 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cmir.archive import storage
 from cmir.archive.output import Output
-from cmir.archive.shards import list_shards
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
-from cmir.network.training_data import trainable_modalities
-from cmir.network.training_settings import Objective, Preset, TrainSettings, check_term
+from cmir.network.trackers import mlflow_client
+from cmir.network.training_data import read_catalogues
+from cmir.network.training_settings import Compile, Objective, Preset, TrainSettings, check_accumulation, check_term
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
 _CHECKPOINTS = "_checkpoints"
-_MAX_WORKER_FAILURES = 3
+_MAX_WORKER_FAILURES = 10  # workers and nodes that go; what fails for a reason in the data is not tried again
 
 
 class TrainConfig(JobConfig):
@@ -52,6 +54,12 @@ class TrainConfig(JobConfig):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order and augmentation.")
     init_from: str | None = Field(None, description="A bundle to start from.")
     ablate: str | None = Field(None, description="Leave a term of the objective out.")
+    accumulation_steps: int = Field(
+        1, ge=1, description="Parts in which a step's chips go through the network, to save memory."
+    )
+    patience: int | None = Field(None, ge=1, description="End after so many validations without a better score.")
+    compile: Compile = Field("cuda", description="Compile the image trunk: on CUDA, never, or always.")
+    mlflow: str | None = Field(None, description="MLflow server or sqlite:////path.db; or MLFLOW_TRACKING_URI.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -65,10 +73,24 @@ class TrainConfig(JobConfig):
             raise ValueError("expected N or MIN:MAX, with 1 <= MIN <= MAX")
         return value
 
+    @field_validator("mlflow")
+    @classmethod
+    def _the_same_on_every_node(cls, value: str | None) -> str | None:
+        is_relative = value is not None and value.startswith("sqlite:///") and not value.startswith("sqlite:////")
+        if value is not None and (is_relative or not re.match(r"\w[\w+]*://|databricks", value)):
+            raise ValueError("expected http(s)://host:port or sqlite:////absolute/path.db")
+        return value
+
     @field_validator("ablate")
     @classmethod
     def _term_of_the_objective(cls, value: str | None, info: ValidationInfo) -> str | None:
         check_term(info.data.get("objective", "contrastive"), value)
+        return value
+
+    @field_validator("accumulation_steps")
+    @classmethod
+    def _can_be_divided(cls, value: int, info: ValidationInfo) -> int:
+        check_accumulation(info.data.get("objective", "contrastive"), value)
         return value
 
     def settings(self) -> TrainSettings:
@@ -81,26 +103,39 @@ def run(config: TrainConfig) -> JobResult:
     with entrypoint.before_work():
         if config.device == "cuda" and not os.environ.get("RAY_ADDRESS"):
             resolve_device("cuda")  # this machine is the cluster; a given one may have, or start, what is not here
-        modalities = trainable_modalities(config.preset, list_shards(config.shards, splits=("train",)))
+        modalities = read_catalogues(config.settings(), config.shards).modalities
         if config.objective == "cmirnet" and len(modalities) != 2:
             fix = "use --preset pan-ms or image-speech"
             raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
         if config.init_from is not None:
             read_config(config.init_from)
-        claimed = config.model_dump(mode="json", exclude={"resume", "overwrite", "num_workers", "device"})
+        mlflow_uri = _mlflow_uri(config)
+        if mlflow_uri is not None:
+            mlflow_client(mlflow_uri)
+        where_and_how_many = {"resume", "overwrite", "num_workers", "device", "compile", "mlflow"}
+        claimed = config.model_dump(mode="json", exclude=where_and_how_many)
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
     cluster.connect(for_training=True)
-    result = _train(config, output.working_uri)
+    result = train_group(config, config.settings(), output.working_uri, mlflow_uri)
     storage.delete_tree(storage.join(output.working_uri, _CHECKPOINTS))
     output.finish()
     figures = {name: round(value, 4) for name, value in result["figures"].items()}
-    outputs = {"bundle": output.uri, "space_id": str(result["space_id"])}
-    return JobResult(
-        outputs, {name: result[name] for name in ("num_steps", "num_steps_before")}, {"validation": figures}
-    )
+    last_uri = storage.join(output.uri, "last")
+    outputs = {"bundle": output.uri, "last": last_uri, "space_id": str(result["space_id"])}
+    speed = {name: round(value, 4) for name, value in result["speed"].items()}
+    counts = {name: result[name] for name in ("num_steps", "num_steps_before")}
+    return JobResult(outputs, counts, {"validation": figures, "stopped_early": result["stopped_early"], "speed": speed})
 
 
-def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
+def _mlflow_uri(config: TrainConfig) -> str | None:
+    """Where MLflow is to be told, if anywhere; the standard variable is heeded where MLflow is installed."""
+    known = os.environ.get("MLFLOW_TRACKING_URI") if importlib.util.find_spec("mlflow") else None
+    return config.mlflow or known
+
+
+def train_group(
+    config: TrainConfig, settings: TrainSettings, working_uri: str, mlflow_uri: str | None = None
+) -> dict[str, Any]:
     """Run the worker group; returns what rank 0 returned. Raises the CmirError that a worker ended with."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -113,12 +148,13 @@ def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
     workers = _worker_range(config.num_workers or str(max(1, num_gpus) if on_gpu else min(2, cluster.num_cpus())))
     num_threads = _cores_per_worker(workers[1])
     task = WorkerTask(
-        settings=config.settings(),
+        settings=settings,
         shard_uris=tuple(storage.absolute(uri) for uri in config.shards),
         bundle_uri=working_uri,
         init_from=storage.absolute(config.init_from) if config.init_from else None,
         num_threads=num_threads,
         device="cuda" if on_gpu else "cpu",
+        mlflow_uri=mlflow_uri,
     )
     filesystem, path = storage.arrow_filesystem(storage.join(working_uri, _CHECKPOINTS))
     trainer = TorchTrainer(
@@ -142,6 +178,8 @@ def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
         returned: dict[str, Any] = trainer.fit().return_value
     except TrainingFailedError as error:
         raise _worker_error(error) from error
+    if "error" in returned:
+        raise returned["error"]
     return returned
 
 

@@ -15,6 +15,8 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 from cmir.archive import storage
+from cmir.errors import ConfigError
+from cmir.network.learner import DivergedError
 from cmir.network.training import SaveState, fit
 from cmir.network.training_settings import TrainSettings
 
@@ -32,32 +34,58 @@ class WorkerTask(BaseModel):
     init_from: str | None = None
     num_threads: int = 1
     device: str = "cpu"
+    mlflow_uri: str | None = None
 
 
 def train_worker(task: dict[str, Any]) -> dict[str, Any]:
-    """Train as one worker of Ray Train's group, going on from the run's last checkpoint where there is one."""
+    """Train as one worker of Ray Train's group, going on from the run's last checkpoint where there is one.
+
+    Returns the FitResult's fields, or under `error` what all workers raised alike: raised here, Ray would try it again.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # our own lines say what was reached and kept
     todo = WorkerTask.model_validate(task)
     torch.set_num_threads(todo.num_threads)
     device = get_device() if todo.device == "cuda" else torch.device("cpu")
-    log_dir = None if storage.is_s3(todo.bundle_uri) else storage.local_path(todo.bundle_uri) / "tensorboard"
     checkpoint = ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory(prefix="cmir-train-") as folder:
-        state = None
-        if checkpoint is not None:
-            state = Path(checkpoint.to_directory(folder)) / _STATE_FILE
-        result = fit(
-            todo.settings,
-            todo.shard_uris,
-            todo.bundle_uri,
-            device=device,
-            init_from=todo.init_from,
-            resume_from=state,
-            on_checkpoint=_report,
-            log_dir=log_dir,
-        )
+        curves = _Curves(storage.join(todo.bundle_uri, "tensorboard"), Path(folder) / "tensorboard")
+
+        def report(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+            curves.publish()
+            _report(figures, save_state)
+
+        try:
+            result = fit(
+                todo.settings,
+                todo.shard_uris,
+                todo.bundle_uri,
+                device=device,
+                init_from=todo.init_from,
+                resume_from=None if checkpoint is None else Path(checkpoint.to_directory(folder)) / _STATE_FILE,
+                on_checkpoint=report,
+                log_dir=curves.folder,
+                mlflow_uri=todo.mlflow_uri,
+            )
+        except (ConfigError, DivergedError) as error:
+            return {"error": error}
+        finally:
+            curves.publish()
     return dataclasses.asdict(result)
+
+
+class _Curves:
+    """TensorBoard's files in the output: written there where it is a folder, copied there where it is on S3."""
+
+    def __init__(self, uri: str, temporary: Path) -> None:
+        self._uri, self._is_remote = uri, storage.is_s3(uri)
+        self.folder = temporary if self._is_remote else storage.local_path(uri)
+
+    def publish(self) -> None:
+        """Have what was written so far in the output."""
+        if self._is_remote and self.folder.exists():
+            for file in self.folder.iterdir():
+                storage.upload(file, storage.join(self._uri, file.name))
 
 
 def _report(figures: Mapping[str, float], save_state: SaveState | None) -> None:

@@ -18,9 +18,11 @@ from cmir.archive.shards import list_shards
 from cmir.gallery import publish
 from cmir.gallery.search import Searcher
 from cmir.network.embedder import Embedder
+from cmir.network.training_data import read_training_data
 from jobs.benchmark import BENCHMARKS
-from jobs.benchmarks import material, quality, serve, train, vectors
+from jobs.benchmarks import material, plain_loop, quality, serve, train, vectors
 from jobs.benchmarks.load import Answers, Question, ask_at_once
+from jobs.benchmarks.plain_loop import PlainLoop
 from jobs.benchmarks.quality import QualityBenchmark
 from jobs.entrypoint import run_choice
 from tests.conftest import MakeRow
@@ -86,8 +88,18 @@ def test_train_gives_every_part_of_a_step_to_a_stage(tmp_path: Path) -> None:
     assert list(ms) == ["feed wait", "augment", "forward", "backward", "optimiser"]
     assert sum(ms.values()) == pytest.approx(figures.ms_per_step)
     assert min(ms[name] for name in ("augment", "forward", "backward", "optimiser")) > 0.05
-    assert figures.items_per_step == 2 * 8 + 6  # grounds seen by two sensors, and utterances
+    assert figures.items_per_step == 2 * 6 + 4  # two steps an epoch: 12 grounds seen by two sensors, 8 utterances
     assert figures.samples_per_s == pytest.approx(1000 * figures.items_per_step / figures.ms_per_step)
+
+
+def test_the_plain_loop_trains_on_what_the_job_trains_on(tmp_path: Path) -> None:
+    rows = [chip_row(i, modality) for i in range(12) for modality in ("rgb", "pan")] + [tone_row(i) for i in range(8)]
+    archive = write_archive(tmp_path / "in", rows)
+    data = read_training_data(tiny_settings(), [archive])
+    steps = list(plain_loop.steps(data, tiny_settings(), 3))
+    assert [len(items) for items in steps] == [2 * 8 + 6] * 3
+    assert sorted(set().union(*steps)) == list(range(32)), "everything comes within two epochs"
+    assert PlainLoop(0, 1).samples_per_s(tiny_settings(), [archive], 3) > 0
 
 
 def test_search_measures_every_kind_of_index_beside_exact_search(job: Job) -> None:

@@ -62,6 +62,10 @@ def make_batch(seed: int, count: int = 6) -> Batch:
     return Batch(parts, (), targets)
 
 
+def take_step(learner: CmirNetLearner, batch: Batch, *, step: int, fraction: float) -> dict[str, float]:
+    return learner.step(learner.prepare(batch, step=step, fraction=fraction), step=step, fraction=fraction)
+
+
 def make_learner() -> CmirNetLearner:
     torch.manual_seed(0)
     catalogue = make_catalogue((), ("river", "water"))
@@ -71,19 +75,21 @@ def make_learner() -> CmirNetLearner:
 
 def test_both_stages_report_their_terms() -> None:
     learner = make_learner()
-    first = learner.step(make_batch(0), step=0, fraction=0.0)
-    later = learner.step(make_batch(1), step=1, fraction=0.9)
-    assert set(first) == {"loss", "learning_rate", "classes", "orthogonality"}
-    assert set(later) == {"loss", "learning_rate", "latent", "classifier", "norm", "decoder", "alpha"}
-    assert later["loss"] == pytest.approx(sum(later[name] for name in set(later) - {"loss", "learning_rate"}))
+    first = take_step(learner, make_batch(0), step=0, fraction=0.0)
+    later = take_step(learner, make_batch(1), step=1, fraction=0.9)
+    assert set(first) == {"loss", "learning_rate", "gradient_norm", "classes", "orthogonality"}
+    assert set(later) == {"loss", "learning_rate", "gradient_norm", "latent", "classifier", "norm", "decoder", "alpha"}
+    assert later["loss"] == pytest.approx(
+        sum(later[name] for name in set(later) - {"loss", "learning_rate", "gradient_norm"})
+    )
 
 
 def test_stage_2_leaves_the_features_alone() -> None:
     learner = make_learner()
-    learner.step(make_batch(0), step=0, fraction=0.0)
+    take_step(learner, make_batch(0), step=0, fraction=0.0)
     before = copy.deepcopy(learner.net.features.state_dict())
     encoders = copy.deepcopy(learner.net.encoders.state_dict())
-    learner.step(make_batch(1), step=1, fraction=0.9)
+    take_step(learner, make_batch(1), step=1, fraction=0.9)
     for name, tensor in learner.net.features.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert any(not torch.equal(tensor, encoders[name]) for name, tensor in learner.net.encoders.state_dict().items())
@@ -93,13 +99,13 @@ def test_going_on_from_a_state_gives_the_same_weights() -> None:
     through, stopped = make_learner(), make_learner()
     fractions = [0.0, 0.3, 0.6, 0.9]
     for step, fraction in enumerate(fractions):
-        through.step(make_batch(step), step=step, fraction=fraction)
+        take_step(through, make_batch(step), step=step, fraction=fraction)
     for step in (0, 1):
-        stopped.step(make_batch(step), step=step, fraction=fractions[step])
+        take_step(stopped, make_batch(step), step=step, fraction=fractions[step])
     resumed = make_learner()
     resumed.load_state(copy.deepcopy(stopped.state()))
     for step in (2, 3):
-        resumed.step(make_batch(step), step=step, fraction=fractions[step])
+        take_step(resumed, make_batch(step), step=step, fraction=fractions[step])
     for name, tensor in through.net.state_dict().items():
         torch.testing.assert_close(resumed.net.state_dict()[name], tensor, msg=name)
 
@@ -120,7 +126,7 @@ def test_image_and_speech_learn_together() -> None:
         class_id=torch.full((4,), -1),
         pair_id=torch.full((4,), -1),
     )
-    values = learner.step(Batch((image,), (speech,), targets), step=0, fraction=0.0)
+    values = take_step(learner, Batch((image,), (speech,), targets), step=0, fraction=0.0)
     assert values["latent"] > 0
     assert values["classifier"] > 0
 

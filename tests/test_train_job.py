@@ -8,6 +8,7 @@ import torch
 
 from cmir.archive import storage
 from cmir.network.bundle import load_bundle
+from cmir.network.learner import DivergedError
 from cmir.network.training_settings import TrainSettings
 from jobs import cluster, train
 from jobs.entrypoint import run_command
@@ -40,6 +41,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--ablate", "everything"), "--ablate does not fit"),
         (("--objective", "cmirnet", "--ablate", "pairs"), "objective cmirnet has no term pairs"),
         (("--presets", "all"), "did you mean --preset"),
+        (("--mlflow", "sqlite:///runs.db"), "expected http(s)://host:port or sqlite:////absolute/path.db"),
+        (("--objective", "cmirnet", "--accumulation-steps", "2"), "batch norm over whole steps"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_output_is_touched(
@@ -50,6 +53,17 @@ def test_what_cannot_work_is_refused_before_the_output_is_touched(
     assert (code, line["status"]) == (2, "refused")
     assert message in line["error"]
     assert not list(tmp_path.iterdir())
+
+
+def test_input_that_cannot_be_judged_is_refused_before_the_output_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_archive(tmp_path / "in", [chip_row(i, "rgb") for i in range(4)] + [tone_row(i) for i in range(4)])
+    write_archive(tmp_path / "in", [chip_row(9, "rgb", labels=("moon",))], split="val")
+    code, line = job(capsys, "--shards", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    assert (code, line["status"]) == (2, "refused")
+    assert "a label is missing from the vocabulary: seen moon on 1 items of split val" in line["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_an_output_that_exists_is_refused(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,22 +132,45 @@ def test_two_workers_make_a_bundle(
     assert bundle.space_id == line["outputs"]["space_id"]
     assert bundle.config.network.modalities == ("rgb", "speech")
     assert set(line["validation"]) >= {"speech_to_rgb_map", "rgb_to_speech_map"}
+    assert load_bundle(line["outputs"]["last"]).config.network.modalities == ("rgb", "speech")
+    assert line["speed"]["samples_per_s"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing partial stays"
     assert not (tmp_path / "out" / "_checkpoints").exists()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["folder", "s3"])
 def test_a_stopped_training_goes_on_from_its_last_checkpoint(
-    archive: str, tmp_path: Path, on_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+    place: str, archive: str, tmp_path: Path, on_cluster: RayCluster, request: pytest.FixtureRequest
 ) -> None:
-    config = train.TrainConfig(shards=(archive,), output=str(tmp_path / "out"), device="cpu")
-    working_uri = storage.join(str(tmp_path), "out.partial")
+    output = str(tmp_path) if place == "folder" else request.getfixturevalue("s3_bucket") + "/stopped"
+    config = train.TrainConfig(shards=(archive,), output=storage.join(output, "out"), device="cpu")
+    working_uri = storage.join(output, "out.partial")
     cluster.connect()
     steps = []
     for max_steps in (2, 5):
-        settings = tiny_settings(max_steps=max_steps)
-        monkeypatch.setattr(train.TrainConfig, "settings", lambda _config, chosen=settings: chosen)
-        result = train._train(config, working_uri)
+        result = train.train_group(config, tiny_settings(max_steps=max_steps), working_uri)
         steps.append((result["num_steps_before"], result["num_steps"]))
+        assert load_bundle(working_uri).space_id == result["space_id"]
+        assert load_bundle(storage.join(working_uri, "last")).metrics["num_steps"] == max_steps
     assert steps == [(0, 2), (2, 5)]
+    names = [storage.name_of(file.uri) for file in storage.list_files(storage.join(working_uri, "tensorboard"))]
+    assert len(names) == 2, "each part of the training wrote its curves"
+    assert all(name.startswith("events.out.tfevents") for name in names)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_diverged_training_is_not_tried_again_and_keeps_its_checkpoint(
+    archive: str, tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train.TrainConfig(shards=(archive,), output=str(tmp_path / "out"), device="cpu")
+    working_uri = str(tmp_path / "out.partial")
+    cluster.connect()
+    train.train_group(config, tiny_settings(max_steps=2), working_uri)
+    hot = tiny_settings(max_steps=6, weights={"labels": 1e38, "classes": 1e38})
+    with pytest.raises(DivergedError, match=r"training diverged: seen .*\(step 2\)"):
+        train.train_group(config, hot, working_uri)
+    result = train.train_group(config, tiny_settings(max_steps=4), working_uri)
+    assert (result["num_steps_before"], result["num_steps"]) == (2, 4)

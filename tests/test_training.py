@@ -1,5 +1,6 @@
 """Training learns, goes on exactly where it stopped, works with whatever knowledge there is, and writes a bundle."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 
 from cmir.archive.shards import list_shards
 from cmir.errors import ConfigError
-from cmir.network.augment import ImageAugmentation
+from cmir.network.augment import ImageAugmentation, VariedBatch
 from cmir.network.batches import Batch, ImagePart
 from cmir.network.bundle import load_bundle
 from cmir.network.catalogue import read_catalogue
+from cmir.network.compiled import compile_trunk
 from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
-from cmir.network.learner import learning_rate
+from cmir.network.learner import DivergedError, Learner, divided, learning_rate
 from cmir.network.objectives.contrastive import Targets
 from cmir.network.training import SaveState, build_learner, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
@@ -75,7 +77,8 @@ def test_ten_steps_are_five_and_a_resume_and_five(tmp_path: Path) -> None:
     often = tiny_settings(validate_every_s=1e-9)
     with pytest.raises(StoppedError, match="died"):
         fit(often, [uri], str(tmp_path / "resumed"), device=CPU, on_checkpoint=stop_at_five)
-    assert not (tmp_path / "resumed").exists(), "no bundle before the end"
+    assert not (tmp_path / "resumed" / "config.json").exists(), "no bundle before the end"
+    load_bundle(str(tmp_path / "resumed" / "last"))  # but the last weights, to look at
     resumed = fit(tiny_settings(), [uri], str(tmp_path / "resumed"), device=CPU, resume_from=tmp_path / "state.pt")
     assert resumed.num_steps == whole.num_steps == 10
     assert resumed.space_id == whole.space_id, "the same weights to the last bit"
@@ -90,6 +93,118 @@ def test_the_best_weights_survive_a_resume(world: str, tmp_path: Path) -> None:
     first = fit(settings, [world], str(tmp_path / "first"), device=CPU, on_checkpoint=keep)
     again = fit(settings, [world], str(tmp_path / "again"), device=CPU, resume_from=tmp_path / "state.pt")
     assert again == dataclasses.replace(first, num_steps_before=1, seconds=again.seconds)
+
+
+def test_the_best_and_the_last_weights_are_both_bundles_at_any_time(world: str, tmp_path: Path) -> None:
+    settings = tiny_settings(max_steps=4, validate_every_s=1e-9)
+    at_checks: list[tuple[str, str]] = []
+
+    def look(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+        at_checks.append(tuple(load_bundle(str(tmp_path / "b" / name)).space_id for name in ("best", "last")))  # type: ignore[arg-type]
+
+    result = fit(settings, [world], str(tmp_path / "b"), device=CPU, on_checkpoint=look)
+    assert len({last for _, last in at_checks}) == 4, "the last weights are others after every step"
+    assert result.space_id == at_checks[-1][0] == load_bundle(str(tmp_path / "b")).space_id
+    assert load_bundle(str(tmp_path / "b" / "last")).space_id == at_checks[-1][1]
+    assert not (tmp_path / "b" / "best").exists(), "the bundle itself is the best"
+
+
+def test_training_ends_when_nothing_gets_better(world: str, tmp_path: Path) -> None:
+    standing = {"learning_rate": 1e-12, "preset": "pan-ms", "validate_every_s": 1e-9}
+    settings = tiny_settings(max_steps=50, patience=2, **standing)
+    result = fit(settings, [world], str(tmp_path / "b"), device=CPU)
+    assert (result.num_steps, result.stopped_early) == (3, True), "one to be better than, two that were not"
+    assert load_bundle(str(tmp_path / "b")).metrics["num_steps"] == 3
+    without = fit(
+        settings.model_copy(update={"patience": None, "max_steps": 5}), [world], str(tmp_path / "c"), device=CPU
+    )
+    assert (without.num_steps, without.stopped_early) == (5, False)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(max_steps=6, validate_every_s=1e-9)
+    whole = fit(settings, [world], str(tmp_path / "whole"), device=CPU)
+    encode = Learner._encode_images
+    learners: list[Learner] = []
+
+    def spoil_the_fourth(learner: Learner, chips: Any) -> torch.Tensor:
+        learners.append(learner)
+        return encode(learner, chips) * (float("nan") if len(learners) == 4 else 1.0)
+
+    def keep(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+        assert save_state is not None
+        save_state(tmp_path / "state.pt")
+
+    monkeypatch.setattr(Learner, "_encode_images", spoil_the_fourth)
+    with pytest.raises(DivergedError, match=r"training diverged: seen labels nan, .* expected finite .*\(step 3\)"):
+        fit(settings, [world], str(tmp_path / "b"), device=CPU, on_checkpoint=keep)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in learners[-1].net.state_dict().values())
+    kept = load_bundle(str(tmp_path / "b" / "last"))
+    assert kept.metrics["num_steps"] == 3, "the last good weights are there to look at"
+    resumed = fit(settings, [world], str(tmp_path / "b"), device=CPU, resume_from=tmp_path / "state.pt")
+    assert (resumed.num_steps_before, resumed.num_steps) == (3, 6)
+    assert resumed.space_id == whole.space_id, "and to go on from"
+
+
+def test_a_gradient_that_is_no_number_stops_as_well(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings()
+    learner, batch = one_step(settings, world)
+    before = copy.deepcopy(learner.net.state_dict())
+    learner.net.logit_scale.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DivergedError, match=r"gradient (inf|nan)"):
+        learner.step(batch, step=0, fraction=0.0)
+    for name, tensor in learner.net.state_dict().items():
+        if "running" not in name and "num_batches" not in name:  # statistics of batches are not weights
+            assert torch.equal(tensor, before[name]), name
+
+
+def one_step(settings: TrainSettings, uri: str) -> tuple[Learner, VariedBatch]:
+    data = read_training_data(settings, [uri])
+    learner = build_learner(settings, data, CPU)
+    assert isinstance(learner, Learner)
+    feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
+    batch = learner.prepare(feed.batch(0), step=0, fraction=0.0)
+    feed.close()
+    return learner, batch
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(world: str) -> None:
+    gradients = []
+    for accumulation_steps in (1, 3, 100):
+        learner, batch = one_step(tiny_settings(accumulation_steps=accumulation_steps), world)
+        calls: list[int] = []
+        encode = learner.net.encode_images
+        learner.net.encode_images = lambda chips, encode=encode, calls=calls: (  # type: ignore[method-assign]
+            calls.append(sum(len(part.gsd_m) for part in chips)) or encode(chips)
+        )
+        learner.step(batch, step=0, fraction=0.0)
+        gradients.append({name: p.grad for name, p in learner.net.named_parameters() if p.grad is not None})
+        total = sum(len(part.gsd_m) for part in batch.images)
+        assert max(calls) == -(-total // min(accumulation_steps, total)), "only so many chips are in memory"
+    for others in gradients[1:]:
+        assert set(others) == set(gradients[0])
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(others[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
+def test_compiled_code_sees_few_shapes_and_changes_nothing(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[torch.Size] = []
+
+    def look(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        shapes.append(inputs[0].shape if inputs else torch.Size())
+        return module.forward
+
+    monkeypatch.setattr("cmir.network.learner.compile_trunk", lambda net: compile_trunk(net, backend=look))
+    plain, batch = one_step(tiny_settings(), world)
+    compiled, _ = one_step(tiny_settings(compile="always"), world)
+    expected, seen = (learner.step(batch, step=0, fraction=0.0) for learner in (plain, compiled))
+    assert seen == pytest.approx(expected, rel=1e-4)
+    fewer = divided(batch.images, 2)[0]
+    torch.testing.assert_close(compiled.net.encode_images(fewer), plain.net.encode_images(fewer), atol=1e-5, rtol=1e-4)
+    assert 1 <= len(shapes) <= 2, "24 chips are 32, and 12 are 16"
 
 
 def test_training_learns_and_writes_a_bundle_that_embeds(tmp_path: Path) -> None:
@@ -153,7 +268,8 @@ def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> 
     catalogue = read_catalogue(list_shards([str(folder)], splits=("train",)))
     assert catalogue.has_labels.all()
     assert (catalogue.labels.sum(axis=1) == 0).sum() == 6
-    result = fit(tiny_settings(max_steps=60), [str(folder)], str(tmp_path / "bundle"), device=CPU)
+    settings = tiny_settings(max_steps=80, utterances_per_batch=15, speech_strength=(0.0, 100.0))
+    result = fit(settings, [str(folder)], str(tmp_path / "bundle"), device=CPU)
     assert result.figures["speech_known_auroc"] > 0.9
     assert result.figures["score"] == result.figures["speech_named_right"] > 0.6
     embedder = Embedder.open(str(tmp_path / "bundle"), device="cpu")
@@ -225,18 +341,16 @@ def test_a_batch_of_one_kind_trains(world: str) -> None:
     only = {
         name: getattr(batch.targets, name)[rows] for name in ("modality", "labels", "has_labels", "class_id", "pair_id")
     }
-    values = build_learner(settings, data, CPU).step(
-        Batch(tuple(rgb), (), type(batch.targets)(**only)), step=0, fraction=0.0
-    )
+    learner = build_learner(settings, data, CPU)
+    part = learner.prepare(Batch(tuple(rgb), (), type(batch.targets)(**only)), step=0, fraction=0.0)
+    values = learner.step(part, step=0, fraction=0.0)
     assert values["pairs"] == 0.0
     assert values["loss"] == pytest.approx(values["labels"] + values["classes"])
     feed.close()
 
 
-@pytest.mark.parametrize(("objective", "tower"), [("contrastive", "encode_images"), ("cmirnet", "image_features")])
-def test_chips_of_one_ground_are_looked_at_alike(
-    objective: str, tower: str, world: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("objective", ["contrastive", "cmirnet"])
+def test_chips_of_one_ground_are_looked_at_alike(objective: str, world: str) -> None:
     """PAN and MS hold the same pictures here, in opposite orders."""
     still = ImageAugmentation(registration=0, gain=0, offset=0, band_offset=0, blur=0, noise=0)
     settings = tiny_settings(objective=objective, preset="pan-ms", augmentation=still)
@@ -249,16 +363,5 @@ def test_chips_of_one_ground_are_looked_at_alike(
     pair_id = torch.cat([torch.arange(6), torch.arange(6).flip(0)])
     nothing = torch.zeros(12, dtype=torch.int64)
     targets = Targets(nothing, torch.zeros(12, 3), torch.zeros(12, dtype=torch.bool), nothing, pair_id)
-    seen: list[torch.Tensor] = []
-
-    def see(*inputs: Any) -> None:
-        chips = [(part.modality, part.pixels) for part in inputs[0]] if len(inputs) == 1 else [inputs]
-        seen.extend(pixels for _, pixels in chips)
-        if len(seen) == 2:
-            raise StoppedError
-
-    monkeypatch.setattr(learner.net, tower, lambda *inputs: see(*inputs) or torch.zeros(6, 1))
-    with pytest.raises(StoppedError):
-        learner.step(Batch(parts, (), targets), step=0, fraction=0.0)
-    pan, ms = seen
-    torch.testing.assert_close(pan.flip(0), ms[:, :1])
+    pan, ms = learner.prepare(Batch(parts, (), targets), step=0, fraction=0.0).images
+    torch.testing.assert_close(pan.pixels.flip(0), ms.pixels[:, :1])

@@ -8,14 +8,19 @@ one generator, so a step's batch is the same after a resume.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cmir.network.batches import Batch
+from cmir.archive.schema import Modality
+from cmir.network.batches import CACHE_MARGIN, Batch, SpeechPart
 from cmir.network.catalogue import UNKNOWN
+from cmir.network.model import ImageInput
+from cmir.network.objectives.contrastive import Targets
 
 
 class ImageAugmentation(BaseModel):
@@ -33,6 +38,46 @@ class ImageAugmentation(BaseModel):
     noise: float = Field(default=0.1, ge=0, description="largest deviation of white noise")
     unknown_gsd: float = Field(default=0.3, ge=0, le=1, description="share of chips whose gsd is withheld")
     gsd_jitter: float = Field(default=0.2, ge=0, description="deviation of the log of the gsd that is told")
+
+
+@dataclass(frozen=True)
+class VariedBatch:
+    """A batch as a network takes it, on its device: chips varied, sound as it is; `targets` in the same order."""
+
+    images: tuple[ImageInput, ...]
+    speech: tuple[SpeechPart, ...]
+    targets: Targets
+
+    @property
+    def num_items(self) -> int:
+        """Chips and utterances."""
+        return len(self.targets.modality)
+
+
+@torch.no_grad()
+def vary_batch(
+    batch: Batch,
+    size_px: Mapping[Modality, int],
+    settings: ImageAugmentation,
+    generator: torch.Generator,
+    device: torch.device,
+) -> VariedBatch:
+    """Bring a batch to the device and vary its chips, which get sides of `size_px`.
+
+    Draws from `generator` alone, so that it may run in a thread while a step runs in another.
+    """
+    images = []
+    for part, frames in zip(batch.images, draw_frames(batch, settings, generator), strict=True):
+        side_px, pixels = size_px[part.modality], part.pixels(device)
+        enough_px = round(side_px * CACHE_MARGIN)
+        if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
+            pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
+        pixels, gsd_m = augment_chips(pixels, part.gsd_m, frames, side_px, settings, generator)
+        images.append(ImageInput(part.modality, pixels, part.wavelength_nm.to(device), gsd_m))
+    speech = tuple(
+        SpeechPart(part.waveform.to(device), part.num_samples.to(device), part.is_features) for part in batch.speech
+    )
+    return VariedBatch(tuple(images), speech, batch.targets.to(device))
 
 
 def draw_frames(batch: Batch, settings: ImageAugmentation, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -4,25 +4,23 @@ As published: Adam, two stages for two image modalities, one for image and speec
 (`average` is the network itself). Chips and utterances are varied as for our network.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmir.archive.schema import IMAGE_MODALITIES, Modality
 from cmir.errors import ConfigError
-from cmir.network.augment import ImageAugmentation, augment_chips, draw_frames
+from cmir.network.augment import ImageAugmentation, VariedBatch, vary_batch
 from cmir.network.augment_speech import SpeechAugmenter
-from cmir.network.batches import Batch, ImagePart, SpeechPart
+from cmir.network.batches import Batch, SpeechPart
 from cmir.network.catalogue import Catalogue
 from cmir.network.cmirnet_model import CmirNet
-from cmir.network.learner import average_gradients
+from cmir.network.learner import average_gradients, finite_values, step_seed
 from cmir.network.model import CmirNetConfig, NetworkConfig
 from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetSettings
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
-
-_SEED_STRIDE: Final = 1_000_003
 
 
 class CmirNetLearner:
@@ -45,28 +43,34 @@ class CmirNetLearner:
         self.augment_speech = SpeechAugmenter()
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
 
-    def step(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
-        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum."""
+    def prepare(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> VariedBatch:
+        """What `step` takes; touches nothing that a step changes, so it may run ahead in a thread."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, rank))
+        return vary_batch(batch, self.net.settings.chip_size_px, self.augmentation, generator, self.device)
+
+    def step(self, batch: VariedBatch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
+        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum.
+
+        Raises DivergedError, the weights as they were, where the loss or its gradient is not finite.
+        """
         self.objective.begin_step(self.net, fraction)
         self.optimizer.zero_grad()
-        seed = (self.seed * _SEED_STRIDE + step) * 4096 + rank
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device.type == "cuda" else ()):
-            torch.manual_seed(seed)
-            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed), fraction)
+            torch.manual_seed(step_seed(self.seed, step, rank))
+            terms = self.loss_terms(batch, fraction)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        average_gradients([parameter for parameter in self.net.parameters() if parameter.requires_grad])
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        average_gradients(trained)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        values = finite_values(terms, norm, step)
         self.optimizer.step()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        return {"loss": sum(values.values()), "learning_rate": self.learning_rate, **values}
+        return {**values, "learning_rate": self.learning_rate}
 
-    def loss_terms(self, batch: Batch, generator: torch.Generator, fraction: float) -> dict[str, Tensor]:
+    def loss_terms(self, batch: VariedBatch, fraction: float) -> dict[str, Tensor]:
         """The weighted terms of the stage for a varied batch."""
-        looks = zip(batch.images, draw_frames(batch, self.augmentation, generator), strict=True)
-        z = [self._chip_features(part, frames, generator) for part, frames in looks]
+        z = [self.net.image_features(part.modality, part.pixels) for part in batch.images]
         z += [self._speech_features(part) for part in batch.speech]
-        terms: dict[str, Tensor] = self.objective(
-            self.net, torch.cat(z), batch.targets.to(self.device), fraction=fraction
-        )
+        terms: dict[str, Tensor] = self.objective(self.net, torch.cat(z), batch.targets, fraction=fraction)
         return terms
 
     def state(self) -> dict[str, Any]:
@@ -78,14 +82,8 @@ class CmirNetLearner:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _chip_features(self, part: ImagePart, frames: Tensor, generator: torch.Generator) -> Tensor:
-        size_px = self.net.settings.chip_size_px[part.modality]
-        chips = part.pixels(self.device)
-        pixels, _ = augment_chips(chips, part.gsd_m, frames, size_px, self.augmentation, generator)
-        return self.net.image_features(part.modality, pixels)
-
     def _speech_features(self, part: SpeechPart) -> Tensor:
-        sound, num_samples = part.waveform.to(self.device), part.num_samples.to(self.device)
+        sound, num_samples = part.waveform, part.num_samples
         if not part.is_features:
             sound, num_samples = self.augment_speech(sound, num_samples)
         return self.net.speech_features(sound, num_samples)

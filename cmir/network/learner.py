@@ -6,23 +6,29 @@ that gives the gradient of one process with the whole batch, also where a worker
 """
 
 import copy
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmir.network.augment import augment_chips, draw_frames
+from cmir.errors import DataError
+from cmir.network.augment import VariedBatch, vary_batch
 from cmir.network.augment_speech import SpectrogramAugmenter, SpeechAugmenter
-from cmir.network.batches import CACHE_MARGIN, Batch, ImagePart, SpeechPart
+from cmir.network.batches import Batch, SpeechPart
+from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
 from cmir.network.training_settings import TrainSettings
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
+
+
+class DivergedError(DataError):
+    """Loss or gradient of a step are not finite numbers; the weights are those of the step before."""
 
 
 class Learner:
@@ -32,51 +38,77 @@ class Learner:
         self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: TrainSettings, device: torch.device
     ) -> None:
         self.settings, self.device = settings, device
+        is_on_cuda = device.type == "cuda"
         self.net = net.to(device)
+        if is_on_cuda:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective.to(device)
         self.average = copy.deepcopy(self.net).requires_grad_(False)
+        if settings.compile == "always" or (settings.compile == "cuda" and is_on_cuda):
+            compile_trunk(self.net)
         self.augment_speech = SpeechAugmenter()
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS, fused=True
         )
 
-    def step(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
-        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum."""
+    def prepare(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> VariedBatch:
+        """What `step` takes; touches nothing that a step changes, so it may run ahead in a thread."""
+        sizes = {part.modality: self.settings.size_px_at(part.modality, fraction) for part in batch.images}
+        generator = torch.Generator().manual_seed(step_seed(self.settings.seed, step, rank))
+        return vary_batch(batch, sizes, self.settings.augmentation, generator, self.device)
+
+    def step(self, batch: VariedBatch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
+        """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum.
+
+        Raises DivergedError, the weights as they were, where the loss or its gradient is not finite.
+        """
         rate = learning_rate(self.settings, step, fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.net.train()
         self.optimizer.zero_grad()
+        self._set_speech_strength(fraction)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device.type == "cuda" else ()):
-            seed = (self.settings.seed * 1_000_003 + step) * 4096 + rank
-            torch.manual_seed(seed)
-            terms = self.loss_terms(batch, torch.Generator().manual_seed(seed), fraction)
-        loss = torch.stack(list(terms.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+            torch.manual_seed(step_seed(self.settings.seed, step, rank))
+            terms = self._backward(batch)
         average_gradients(list(self._parameters()))
-        nn.utils.clip_grad_norm_(list(self._parameters()), self.settings.max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(list(self._parameters()), self.settings.max_gradient_norm)
+        values = finite_values(terms, norm, step)
         self.optimizer.step()
         self._update_average(step)
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        return {"loss": sum(values.values()), "learning_rate": rate, **values}
+        return {**values, "learning_rate": rate}
 
-    def loss_terms(self, batch: Batch, generator: torch.Generator, fraction: float) -> dict[str, Tensor]:
-        """The weighted terms of the objective for a varied batch."""
-        bf16 = self.device.type == "cuda"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            frames = draw_frames(batch, self.settings.augmentation, generator)
-            looks = zip(batch.images, frames, strict=True)
-            chips = [self._vary_chips(part, frame, generator, fraction) for part, frame in looks]
-            vectors = [self.net.encode_images(chips)] if chips else []
-            self._set_speech_strength(fraction)
-            vectors += [self._encode_speech(part) for part in batch.speech]
+    def _backward(self, batch: VariedBatch) -> dict[str, Tensor]:
+        """The weighted terms of a batch, their gradients left in the parameters.
+
+        With several accumulation steps the chips pass the tower twice (Gao et al., "Scaling deep contrastive learning
+        batch size under memory limited setup", 2021): part by part without a graph, for the loss of the whole batch
+        and its gradient by every vector, then part by part with one, to take that gradient on to the weights. The
+        image tower draws nothing and knows no batch statistics, so the sum is the gradient of the undivided batch.
+        Speech, whose batch norm must see all of it, is not divided.
+        """
+        parts = divided(batch.images, self.settings.accumulation_steps)
+        if len(parts) < 2:
+            terms = self._terms([self._encode_images(part) for part in parts], batch)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            return terms
+        with torch.no_grad():
+            vectors = [self._encode_images(part) for part in parts]
+        for part_vectors in vectors:
+            part_vectors.requires_grad_()
+        terms = self._terms(vectors, batch)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for part, part_vectors in zip(parts, vectors, strict=True):
+            self._encode_images(part).backward(part_vectors.grad)  # type: ignore[no-untyped-call]
+        return terms
+
+    def _terms(self, image_vectors: list[Tensor], batch: VariedBatch) -> dict[str, Tensor]:
+        vectors = image_vectors + [self._encode_speech(part) for part in batch.speech]
+        if not vectors:  # this worker has no share of the step, but takes part in what all gather
+            vectors = [torch.zeros(0, self.settings.dim, device=self.device, requires_grad=True)]
         net = self.net
         terms: dict[str, Tensor] = self.objective(
-            torch.cat(vectors),
-            batch.targets.to(self.device),
-            net.unit_prototypes(),
-            net.logit_scale,
-            net.logit_bias,
+            torch.cat(vectors), batch.targets, net.unit_prototypes(), net.logit_scale, net.logit_bias
         )
         return terms
 
@@ -96,20 +128,19 @@ class Learner:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _vary_chips(self, part: ImagePart, frames: Tensor, generator: torch.Generator, fraction: float) -> ImageInput:
-        size_px = self.settings.size_px_at(part.modality, fraction)
-        pixels = part.pixels(self.device)
-        enough_px = round(size_px * CACHE_MARGIN)
-        if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
-            pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
-        pixels, gsd_m = augment_chips(pixels, part.gsd_m, frames, size_px, self.settings.augmentation, generator)
-        return ImageInput(part.modality, pixels, part.wavelength_nm.to(self.device), gsd_m)
+    def _encode_images(self, chips: Sequence[ImageInput]) -> Tensor:
+        with self._autocast():
+            return self.net.encode_images(chips)
 
     def _encode_speech(self, part: SpeechPart) -> Tensor:
-        sound, num_samples = part.waveform.to(self.device), part.num_samples.to(self.device)
-        if not part.is_features:
-            sound, num_samples = self.augment_speech(sound, num_samples)
-        return self.net.encode_speech(sound, num_samples)
+        sound, num_samples = part.waveform, part.num_samples
+        with self._autocast():
+            if not part.is_features:
+                sound, num_samples = self.augment_speech(sound, num_samples)
+            return self.net.encode_speech(sound, num_samples)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
     def _set_speech_strength(self, fraction: float) -> None:
         for module in (self.augment_speech, *self.net.modules()):
@@ -144,6 +175,41 @@ def learning_rate(settings: TrainSettings, step: int, fraction: float) -> float:
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, fraction))
     return settings.learning_rate * warmup * max(cosine, 0.01)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of all that one worker draws in one step."""
+    return (seed * 1_000_003 + step) * 4096 + rank
+
+
+def finite_values(terms: Mapping[str, Tensor], gradient_norm: Tensor, step: int) -> dict[str, float]:
+    """The terms, their sum `loss` and the norm of its gradient as numbers. Raises DivergedError where one is not."""
+    numbers = torch.stack([*(term.detach().float() for term in terms.values()), gradient_norm.float()]).tolist()
+    if not all(map(math.isfinite, numbers)):
+        seen = ", ".join(f"{name} {number:g}" for name, number in zip([*terms, "gradient"], numbers, strict=True))
+        fix = "look for extreme values in the items or lower the learning rate; the last checkpoint is as it was"
+        raise DivergedError("training diverged", seen=seen, expected="finite numbers", where=f"step {step}", fix=fix)
+    return {"loss": sum(numbers[:-1]), **dict(zip(terms, numbers, strict=False)), "gradient_norm": numbers[-1]}
+
+
+def divided(images: Sequence[ImageInput], num_parts: int) -> list[list[ImageInput]]:
+    """Chips in at most so many runs of nearly equal length, in the order in which they stand.
+
+    A modality's chips may be divided between two runs.
+    """
+    total = sum(len(part.gsd_m) for part in images)
+    bounds = [i * total // num_parts for i in range(num_parts + 1)]
+    runs: list[list[ImageInput]] = []
+    for first, end in itertools.pairwise(bounds):
+        run, start = [], 0
+        for part in images:
+            rows = slice(max(first - start, 0), max(end - start, 0))
+            start += len(part.gsd_m)
+            if len(part.gsd_m[rows]):
+                run.append(part._replace(pixels=part.pixels[rows], gsd_m=part.gsd_m[rows]))
+        if run:
+            runs.append(run)
+    return runs
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from cmir.archive.schema import IMAGE_MODALITIES
-from cmir.errors import ConfigError, DataError
-from cmir.network.bundle import load_bundle, save_bundle
+from cmir.errors import ConfigError
+from cmir.network.augment import VariedBatch
+from cmir.network.batches import Batch
+from cmir.network.bundle import load_bundle
+from cmir.network.checkpoints import Bundles, Clock
+from cmir.network.checks import can_judge, facts_of, together
 from cmir.network.cmirnet_learner import CmirNetLearner, published_config
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.feed import FeedSettings, TrainingFeed
@@ -27,8 +30,10 @@ from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.learner import Learner
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.pace import Pace
 from cmir.network.progress import TrainingProgress
 from cmir.network.speech_tower import SpeechTowerConfig
+from cmir.network.trackers import MLflow, TensorBoard, Tracker
 from cmir.network.training_data import TrainingData, read_training_data
 from cmir.network.training_settings import TrainSettings
 from cmir.network.validation import Validation, main_figure
@@ -43,29 +48,16 @@ OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training made: the space, the figures of the weights kept, steps in all and before a resume, the time."""
+    """What training made: the space, the figures of the weights kept, steps in all and before a resume, the time,
+    whether it ended because nothing got better, and how fast it went (see pace)."""
 
     space_id: str
     figures: dict[str, float]
     num_steps: int
     num_steps_before: int
     seconds: float
-
-
-@dataclass
-class Clock:
-    """Where training stands: steps done, seconds spent before a resume, the best weights so far."""
-
-    step: int = 0
-    spent_s: float = 0.0
-    best_score: float = -1.0
-    best_figures: dict[str, float] = field(default_factory=dict)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    started_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed_s(self) -> float:
-        return self.spent_s + time.monotonic() - self.started_s
+    stopped_early: bool
+    speed: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def fit(
@@ -78,43 +70,63 @@ def fit(
     resume_from: Path | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     log_dir: Path | None = None,
+    mlflow_uri: str | None = None,
 ) -> FitResult:
     """Train on the train split below `shard_uris` and write a bundle to `bundle_uri` (rank 0).
+
+    The bundle holds the best weights, the bundle `last` in it the last ones. While training goes on, `best` and `last`
+    in it are what the validations so far have found.
 
     Args:
         init_from: a bundle whose tensors of equal name and shape are the starting point.
         resume_from: a state that `on_checkpoint` was given, of the same settings and shards.
         log_dir: where TensorBoard scalars go (rank 0).
+        mlflow_uri: where they go as well.
 
-    Raises ConfigError where a modality that the preset needs is missing, DataError where shards cannot be used.
+    Raises ConfigError where the shards cannot train what was asked for (see checks), the same on every worker;
+    DivergedError where loss or gradient become infinite; DataError where shards cannot be read.
     """
     clock = Clock()
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    data = read_training_data(settings, shard_uris)
+    data = together(lambda: read_training_data(settings, shard_uris), lambda data: facts_of(data.catalogue))
     learner = build_learner(settings, data, device, init_from)
     if resume_from is not None:
-        _load_state(resume_from, learner, clock)
+        learner.load_state(clock.load(resume_from, device))
     num_steps_before = clock.step
-    validation = Validation(data.validation, data.preprocessing) if rank == 0 and data.validation else None
+    validation = None
+    if rank == 0 and data.validation is not None and can_judge(data.validation):
+        validation = Validation(data.validation, data.preprocessing)
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings), rank=rank, world_size=world_size)
-    with TrainingProgress(log_dir=log_dir if rank == 0 else None, is_quiet=rank > 0) as progress:
-        loop = Loop(settings, learner, feed, validation, clock, progress, on_checkpoint, rank)
-        loop.run()
+    trackers = _trackers(settings, bundle_uri, log_dir, mlflow_uri, num_steps_before > 0) if rank == 0 else []
+    bundles = Bundles(bundle_uri, settings, data)
+    pace = Pace(device)
+    if rank == 0:
+        log.info("training by %d workers from step %d, %d steps an epoch", world_size, clock.step, feed.steps_per_epoch)
+    with TrainingProgress(trackers, is_quiet=rank > 0) as progress:
+        loop = Loop(
+            settings, learner, feed, validation, clock, progress, bundles, on_checkpoint, pace, rank, world_size
+        )
+        stopped_early = loop.run()
     if rank > 0:
-        return FitResult("", {}, clock.step, num_steps_before, clock.elapsed_s)
+        return FitResult("", {}, clock.step, num_steps_before, clock.elapsed_s, stopped_early)
     if clock.best_weights:
         learner.average.load_state_dict(clock.best_weights)
-    measured = validation if validation is not None and not validation.is_empty else None
-    space_id = save_bundle(
-        bundle_uri,
-        learner.average,
-        data.preprocessing,
-        metrics={"validation": dict(clock.best_figures), "num_steps": clock.step, "seconds": clock.elapsed_s},
-        training=settings.model_dump(mode="json"),
-        data=data.counts(),
-        heard_threshold=measured.heard_threshold(learner.average, device) if measured else None,
-    )
-    return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, clock.elapsed_s)
+    speed = pace.figures()
+    space_id = bundles.finish(learner.average, clock, speed)
+    spent_s = clock.elapsed_s
+    return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, spent_s, stopped_early, speed)
+
+
+def _trackers(
+    settings: TrainSettings, bundle_uri: str, log_dir: Path | None, mlflow_uri: str | None, is_resumed: bool
+) -> list[Tracker]:
+    trackers: list[Tracker] = [TensorBoard(log_dir)] if log_dir is not None else []
+    if mlflow_uri is not None:
+        try:
+            trackers.append(MLflow(mlflow_uri, bundle_uri, settings.model_dump(mode="json"), is_resumed=is_resumed))
+        except ConfigError as error:  # the job asked it before it began: it went away since
+            log.warning("training goes on without MLflow: %s", error)
+    return trackers
 
 
 @dataclass(frozen=True)
@@ -127,70 +139,85 @@ class Loop:
     validation: Validation | None
     clock: Clock
     progress: TrainingProgress
+    bundles: Bundles
     on_checkpoint: OnCheckpoint | None
+    pace: Pace
     rank: int
+    world_size: int
 
-    def run(self) -> None:
-        """Train to the end; the last validation and checkpoint come after the last step."""
-        fraction, last_check_s = self._agreed_fraction()[0], time.monotonic()
-        batches = self.feed.batches(self.clock.step)
+    def run(self) -> bool:
+        """Train to the end; the last validation and checkpoint come after the last step. Whether it stopped early."""
+        clock, pace, is_exhausted, last_check_s = self.clock, self.pace, False, time.monotonic()
+        clock.fraction = self._from_rank_0(self._fraction())[0]
+        batches = self.feed.batches(clock.step, self._prepare)
         try:
-            while fraction < 1.0:
+            while clock.fraction < 1.0 and not is_exhausted:
+                pace.begin()
                 batch = next(batches)
-                values = self.learner.step(batch, step=self.clock.step, fraction=fraction, rank=self.rank)
-                if not math.isfinite(values["loss"]):
-                    raise DataError("training diverged", seen=f"loss {values['loss']} at step {self.clock.step}",
-                                    fix="look for extreme values in the items")  # fmt: skip
-                self.clock.step += 1
-                due = time.monotonic() - last_check_s >= self.settings.validate_every_s
-                fraction, check = self._agreed_fraction(due)
-                self.progress.step(self.clock.step, min(1.0, fraction), self._remaining_s(fraction), values)
-                if check or fraction >= 1.0:
+                pace.have_batch()
+                values = self.learner.step(batch, step=clock.step, fraction=clock.fraction, rank=self.rank)
+                clock.step += 1
+                is_due = time.monotonic() - last_check_s >= self.settings.validate_every_s
+                clock.fraction, is_due = self._from_rank_0(self._fraction(), is_due)
+                pace.end(batch.num_items * self.world_size)
+                self.progress.step(clock.step, min(1.0, clock.fraction), self._remaining_s(), values, pace)
+                if is_due or clock.fraction >= 1.0:
                     self._check()
+                    is_exhausted = bool(self._from_rank_0(self._has_run_out_of_patience())[0])
                     last_check_s = time.monotonic()
         finally:
             batches.close()
             self.feed.close()
+        return is_exhausted and clock.fraction < 1.0
 
-    def _agreed_fraction(self, is_check_due: bool = False) -> tuple[float, bool]:
-        """How much of the training has passed and whether to validate now, as rank 0 sees it, on every worker."""
+    def _prepare(self, batch: Batch, step: int) -> VariedBatch:
+        """Ahead of the step, in the feed's thread: by steps the fraction is known, by minutes it is the latest."""
+        fraction = self.clock.fraction if self.settings.max_steps is None else step / self.settings.max_steps
+        return self.learner.prepare(batch, step=step, fraction=min(1.0, fraction), rank=self.rank)
+
+    def _fraction(self) -> float:
+        """How much of the training has passed, 0..1 and beyond."""
         fraction = self.clock.elapsed_s / (60.0 * self.settings.max_minutes)
         if self.settings.max_steps is not None:
             fraction = max(self.clock.step / self.settings.max_steps, math.floor(fraction))
-        told = torch.tensor([fraction, float(is_check_due)], dtype=torch.float64, device=self.learner.device)
+        return fraction
+
+    def _from_rank_0(self, number: float, flag: bool = False) -> tuple[float, bool]:
+        """What rank 0 says, on every worker."""
+        told = torch.tensor([number, float(flag)], dtype=torch.float64, device=self.learner.device)
         if dist.is_initialized():
             dist.broadcast(told, 0)
         return float(told[0]), bool(told[1])
 
-    def _remaining_s(self, fraction: float) -> float:
-        if fraction <= 0:
+    def _remaining_s(self) -> float:
+        if self.clock.fraction <= 0:
             return 0.0
-        return max(0.0, self.clock.elapsed_s * (1.0 / fraction - 1.0))
+        return max(0.0, self.clock.elapsed_s * (1.0 / self.clock.fraction - 1.0))
+
+    def _has_run_out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        if patience is None or self.clock.num_checks_without_better < patience:
+            return False
+        if self.rank == 0:
+            log.info("step %d: no better score in %d validations, the last", self.clock.step, patience)
+        return True
 
     def _check(self) -> None:
-        """Measure, keep the best weights, hand out a state."""
+        """Measure, keep the best weights and the last, hand out a state."""
         figures: dict[str, float] = {}
+        average = self.learner.average
         if self.validation is not None and not self.validation.is_empty:
-            figures = self.validation.figures(self.learner.average, self.learner.device)
+            figures = self.validation.figures(average, self.learner.device)
             self.progress.figures(self.clock.step, figures, main_figure(figures))
-            if figures["score"] > self.clock.best_score:
-                self.clock.best_score, self.clock.best_figures = figures["score"], figures
-                state = self.learner.average.state_dict()
-                self.clock.best_weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+            if self.clock.judge(figures, average.state_dict()):
+                self.bundles.write("best", average, self.clock, figures)
+        if self.rank == 0:
+            self.bundles.write("last", average, self.clock, figures)
         if self.on_checkpoint is not None:
             self.on_checkpoint(figures, self._save_state if self.rank == 0 else None)
 
     def _save_state(self, path: Path) -> None:
-        clock = self.clock
-        state = {
-            "step": clock.step,
-            "spent_s": clock.elapsed_s,
-            "best_score": clock.best_score,
-            "best_figures": clock.best_figures,
-            "best_weights": clock.best_weights,
-            "learner": self.learner.state(),
-        }
-        torch.save(state, path)
+        self.clock.save(path, self.learner.state())
 
 
 def build_learner(
@@ -258,10 +285,3 @@ def _start_from(net: SharedSpaceNet, bundle_uri: str) -> None:
             if label in other.config.labels:
                 net.prototypes.data[place] = theirs["prototypes"][other.config.labels.index(label)]
     log.info("started from %d of %d tensors of %s", len(same), len(mine), bundle_uri)
-
-
-def _load_state(path: Path, learner: AnyLearner, clock: Clock) -> None:
-    state: dict[str, Any] = torch.load(path, map_location=learner.device, weights_only=True)
-    learner.load_state(state["learner"])
-    for name in ("step", "spent_s", "best_score", "best_figures", "best_weights"):
-        setattr(clock, name, state[name])

@@ -12,11 +12,12 @@ from cmir.archive.schema import MODALITIES, Modality, Split
 from cmir.archive.shards import ShardFile, list_shards, medias, read_row_group
 from cmir.archive.speech import decode_features, is_features
 from cmir.errors import ConfigError, DataError
+from cmir.network import checks
 from cmir.network.catalogue import Catalogue, read_catalogue
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.space import DataCount
 from cmir.network.statistics import RunningStatistics
-from cmir.network.training_settings import Preset, TrainSettings, chosen_modalities
+from cmir.network.training_settings import Preset, TrainSettings, chosen_modalities, is_wanted
 
 log = logging.getLogger("cmir")
 
@@ -47,24 +48,56 @@ class TrainingData:
 
 def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> TrainingData:
     """Catalogues and preprocessing of the preset's modalities below the URIs. Raises as `fit`."""
+    catalogues = read_catalogues(settings, shard_uris)
+    sizes = {name: size for name, size in settings.working_size_px.items() if name in catalogues.modalities}
+    preprocessing = Preprocessing.fit(sample_statistics(catalogues.train_files), chip_size_px=sizes)
+    return TrainingData(catalogues.modalities, catalogues.train, catalogues.validation, preprocessing)
+
+
+@dataclass(frozen=True)
+class Catalogues:
+    """The train split and, where there is one, the val split of the preset's modalities; nothing decoded."""
+
+    modalities: tuple[Modality, ...]
+    train_files: list[ShardFile]
+    train: Catalogue
+    validation: Catalogue | None
+
+
+def read_catalogues(settings: TrainSettings, shard_uris: Sequence[str]) -> Catalogues:
+    """What training knows before it decodes anything, checked.
+
+    Raises ConfigError where it cannot train or be judged (see checks), DataError where shards cannot be read.
+    """
     files = list_shards(shard_uris, splits=("train", "val"))
-    train = [file for file in files if file.split == "train" and file.num_rows]
-    modalities = trainable_modalities(settings.preset, train)
-    train = [file for file in train if file.modality in modalities]
-    catalogue = read_catalogue(train)
+    train_files = [file for file in files if file.split == "train"]
+    modalities = trainable_modalities(settings.preset, train_files)
+    train_files = [file for file in train_files if file.modality in modalities and file.num_rows]
+    train = read_catalogue(train_files)
+    checks.check_train_positives(train)
     held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
-    names = {"label_names": catalogue.label_names, "class_names": catalogue.class_names}
-    validation = read_catalogue(held_out, **names) if held_out else None
-    sizes = {name: size for name, size in settings.working_size_px.items() if name in modalities}
-    preprocessing = Preprocessing.fit(sample_statistics(train), chip_size_px=sizes)
-    return TrainingData(modalities, catalogue, validation, preprocessing)
+    validation = checks.in_vocabulary(read_catalogue(held_out), train) if held_out else None
+    if settings.patience is not None and (validation is None or not checks.can_judge(validation)):
+        fix = "add a val split with chips, or leave --patience out"
+        raise ConfigError("early stopping has nothing to judge by", seen="no val split", expected="one", fix=fix)
+    if validation is not None:
+        checks.can_judge(validation)
+    return Catalogues(modalities, train_files, train, validation)
 
 
 def trainable_modalities(preset: Preset, train: Sequence[ShardFile]) -> tuple[Modality, ...]:
     """The modalities that a preset trains on these shards of the train split.
 
-    Raises ConfigError where there is nothing to train on, or a modality is missing that the preset needs.
+    Raises ConfigError where there is nothing to train on, a modality is missing that the preset needs, or one it would
+    train has shards but no rows.
     """
+    for name in MODALITIES:
+        # a shard without rows tells its modality by its folders alone
+        empty = [file.uri for file in train if not file.num_rows and file.uri.split("/")[-3:-1] == [name, "train"]]
+        if empty and is_wanted(preset, name) and not any(file.modality == name and file.num_rows for file in train):
+            fix = "shard its source again, or leave its shards out of --shards"
+            seen = f"{name}: 0 rows in {len(empty)} shards of split train"
+            raise ConfigError("a modality has no rows", seen=seen, expected="at least one", where=empty[0], fix=fix)
     present = tuple(name for name in MODALITIES if any(file.modality == name and file.num_rows for file in train))
     if not present:
         fix = "shard the archive with a train split"

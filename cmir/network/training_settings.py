@@ -14,6 +14,7 @@ from cmir.network.objectives.contrastive import ContrastiveWeights
 
 Preset = Literal["pan-ms", "image-speech", "all"]
 Objective = Literal["contrastive", "cmirnet"]
+Compile = Literal["cuda", "never", "always"]
 _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TERMS, "cmirnet": cmirnet.TERMS}
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
@@ -63,10 +64,22 @@ class TrainSettings(BaseModel):
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     validate_every_s: float = Field(default=120.0, gt=0)
     cache_bytes: int = Field(default=2 * 2**30, gt=0)
+    accumulation_steps: int = Field(
+        default=1, ge=1, description="parts in which a step's chips go through the tower; the gradient is that of all"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="validations in a row without a better score after which training ends"
+    )
+    compile: Compile = Field(default="cuda", description="whether the trunk is compiled: on CUDA, never, or always")
 
     @model_validator(mode="after")
     def _ablates_a_term_of_the_objective(self) -> Self:
         check_term(self.objective, self.ablate)
+        return self
+
+    @model_validator(mode="after")
+    def _divides_what_can_be(self) -> Self:
+        check_accumulation(self.objective, self.accumulation_steps)
         return self
 
     @property
@@ -107,6 +120,17 @@ def check_term(objective: Objective, term: str | None) -> None:
     terms = _TERMS[objective]
     if term is not None and term not in terms:
         raise ValueError(f"objective {objective} has no term {term}, only {', '.join(terms)}")
+
+
+def check_accumulation(objective: Objective, accumulation_steps: int) -> None:
+    """Raises ValueError where the objective's step cannot be divided."""
+    if objective == "cmirnet" and accumulation_steps > 1:
+        raise ValueError("objective cmirnet has batch norm over whole steps, which cannot be divided")
+
+
+def is_wanted(preset: Preset, modality: Modality) -> bool:
+    """Whether a preset would train the modality where it is there."""
+    return not _NEEDED[preset] or modality in _NEEDED[preset]
 
 
 def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:

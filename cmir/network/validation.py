@@ -15,13 +15,14 @@ from cmir.archive.schema import MODALITIES
 from cmir.network.batches import Batch, collate
 from cmir.network.build import Network
 from cmir.network.catalogue import Array, Catalogue
-from cmir.network.feed import ItemLoader
 from cmir.network.hearing import Floats, auroc, heard_scores, heard_threshold
+from cmir.network.item_loader import ItemLoader
 from cmir.network.objectives.contrastive import UNKNOWN, Targets
 from cmir.network.preprocessing import Preprocessing
 
 MAX_GROUNDS: Final = 1000
 MAX_UTTERANCES: Final = 1000
+HEARD_THRESHOLD: Final = "speech_heard_threshold"
 _CHUNK: Final = 64
 
 
@@ -30,8 +31,7 @@ class Validation:
 
     def __init__(self, catalogue: Catalogue, preprocessing: Preprocessing) -> None:
         loader = ItemLoader(catalogue, preprocessing, margin=1.0)
-        chosen = [*_spread(catalogue.grounds(), MAX_GROUNDS), *_spread(catalogue.utterances(), MAX_UTTERANCES)]
-        items = list(loader.load(np.concatenate(chosen)).values()) if chosen else []
+        items = list(loader.load(judged_items(catalogue)).values())
         self._batches = [collate(items[i : i + _CHUNK], catalogue, preprocessing) for i in range(0, len(items), _CHUNK)]
 
     @property
@@ -40,7 +40,10 @@ class Validation:
         return not self._batches
 
     def figures(self, net: Network, device: torch.device) -> dict[str, float]:
-        """Figures by name, each 0..1, and `score`, the mean over kinds of knowledge, by which weights are chosen."""
+        """Figures by name, each 0..1, and `score`, the mean over kinds of knowledge, by which weights are chosen.
+
+        Beside them HEARD_THRESHOLD, the cosine from which on an utterance counts as one that names a label.
+        """
         vectors, targets = self._embedded(net, device)
         kinds = {
             "labels": label_figures(vectors, targets, net.unit_prototypes().cpu()),
@@ -53,19 +56,20 @@ class Validation:
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
         merged = {name: value for figures in (*kinds.values(), words) for name, value in figures.items()}
         if (scores := _heard(vectors, targets, net)) is not None:
-            merged["speech_known_auroc"] = auroc(*scores)
+            merged |= {"speech_known_auroc": auroc(*scores), HEARD_THRESHOLD: heard_threshold(*scores)}
         return {**merged, "score": float(np.mean(score)) if score else 0.0}
-
-    def heard_threshold(self, net: Network, device: torch.device) -> float | None:
-        """The score from which on an utterance counts as one that names a label; None where val cannot tell."""
-        scores = _heard(*self._embedded(net, device), net)
-        return None if scores is None else heard_threshold(*scores)
 
     @torch.inference_mode()
     def _embedded(self, net: Network, device: torch.device) -> tuple[Tensor, Targets]:
         net.eval()
         parts = [_embed(batch, net, device) for batch in self._batches]
         return torch.cat(parts), Targets.joined([batch.targets for batch in self._batches])
+
+
+def judged_items(catalogue: Catalogue) -> Array:
+    """Item numbers of the grounds and utterances that are measured: all, or evenly spread ones of many."""
+    chosen = [*_spread(catalogue.grounds(), MAX_GROUNDS), *_spread(catalogue.utterances(), MAX_UTTERANCES)]
+    return np.concatenate(chosen)
 
 
 def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:
@@ -150,7 +154,8 @@ def mean_reciprocal_rank(scores: Tensor, relevant: Tensor) -> float:
 
 def main_figure(figures: Mapping[str, float]) -> str:
     """The figures of the score in one short line."""
-    kept = {name: value for name, value in figures.items() if "class" not in name and name != "score"} or figures
+    left_out = ("score", HEARD_THRESHOLD)
+    kept = {name: value for name, value in figures.items() if "class" not in name and name not in left_out} or figures
     return "  ".join(f"{name.removesuffix('_map')} {value:.3f}" for name, value in kept.items())
 
 

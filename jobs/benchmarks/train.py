@@ -1,10 +1,11 @@
-"""Milliseconds of a training step by stage, on the true feed, learner and objective.
+"""Milliseconds of a training step by stage, on the true feed, learner and objective; the job beside a plain loop.
 
 Nothing is rebuilt for the measurement: hooks on the learner's own modules and optimiser tell where a step stands, and
 the time since the last of them belongs to the stage that just ended. On CUDA every hook waits for the device, which
 costs the overlap of copies and kernels: a step by itself is a little faster than the sum.
 """
 
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -16,15 +17,16 @@ import torch
 from pydantic import Field
 
 from cmir.archive import storage
-from cmir.network.batches import Batch
+from cmir.network.augment import VariedBatch
 from cmir.network.embedder import Device, resolve_device
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import Learner
 from cmir.network.training import build_learner, feed_settings
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import Preset, TrainSettings
-from jobs import entrypoint
+from jobs import cluster, entrypoint, train
 from jobs.benchmarks.material import world_rows, write_archive
+from jobs.benchmarks.plain_loop import PlainLoop
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.entrypoint import JobResult
 
@@ -34,7 +36,7 @@ _STAGES: Final = ("feed wait", "augment", "forward", "backward", "optimiser")
 
 
 class TrainBenchmark(BenchmarkConfig):
-    """Measure training: milliseconds of a step by stage, samples per second."""
+    """Measure training: milliseconds of a step by stage, samples per second, the job beside a plain loop."""
 
     shards: tuple[str, ...] = Field((), description="Archive, folder or shard; a rendered world otherwise.")
     preset: Preset = Field("all", description="Which modalities are trained.")
@@ -42,6 +44,18 @@ class TrainBenchmark(BenchmarkConfig):
     steps: int = Field(20, gt=0, description="Steps to measure.")
     warmup_steps: int = Field(3, ge=0, description="Steps before, which are not counted.")
     device: Device = Field("auto", description="What trains.")
+    cache_mb: float = Field(2048, gt=0, description="What a worker may keep decoded, 10^6 bytes.")
+    rounds: int = Field(2, gt=0, description="How often the job and each plain loop are measured; the best counts.")
+    job_steps: int = Field(100, gt=0, description="Steps of each of these.")
+    skip_ray: bool = Field(False, description="Measure in this process only: no job, no plain loop.")
+
+
+class RateFigures(Findings):
+    """One way to train the same network on the same archive, decoding and augmentation included."""
+
+    way: str
+    samples_per_s: float
+    to_plain_loop: float
 
 
 class StageFigures(Findings):
@@ -92,10 +106,41 @@ def run(config: TrainBenchmark) -> JobResult:
         uris = [storage.absolute(uri) for uri in config.shards]
         if not uris:
             uris = [write_archive(world_rows(_NUM_SCENES, _NUM_UTTERANCES), storage.join(folder, "archive"))]
-        settings = TrainSettings(preset=config.preset, dim=config.dim)
+        settings = TrainSettings(preset=config.preset, dim=config.dim, cache_bytes=int(config.cache_mb * 1e6))
         figures, stages = measure(settings, uris, device, num_steps=config.steps, num_warmup=config.warmup_steps)
-    headline = {"ms_per_step": figures.ms_per_step, "samples_per_s": figures.samples_per_s}
-    return running.finish({"step": figures, "stages": stages}, headline)
+        rates = [] if config.skip_ray or device.type != "cpu" else compare(config, uris, folder)
+    headline: dict[str, float | None] = {"ms_per_step": figures.ms_per_step, "samples_per_s": figures.samples_per_s}
+    if rates:
+        headline["job_to_plain_loop"] = rates[0].to_plain_loop
+    return running.finish({"step": figures, "stages": stages, "rates": rates}, headline)
+
+
+def compare(config: TrainBenchmark, shard_uris: Sequence[str], folder: str) -> list[RateFigures]:
+    """The training job beside plain loops with all the ways to use these cores, by turns; chips have their whole size.
+
+    The job's samples per second are those it says itself: steps and waiting for batches, without the cluster's start.
+    """
+    settings = TrainSettings(preset=config.preset, dim=config.dim, growth=(), max_minutes=60.0)
+    cores = len(os.sched_getaffinity(0))
+    loops = {PlainLoop(0, cores), *(PlainLoop(loaders, threads) for loaders in (1, cores) for threads in (1, cores))}
+    plain = {f"plain loop, {loop.num_loaders} loaders, {loop.num_threads} threads": loop for loop in loops}
+    best: dict[str, float] = {}
+    for number in range(config.rounds):
+        rate = job_samples_per_s(settings, shard_uris, config.job_steps, storage.join(folder, f"job-{number}"))
+        best["training job"] = max(best.get("training job", 0.0), rate)
+        for name, loop in sorted(plain.items()):
+            best[name] = max(best.get(name, 0.0), loop.samples_per_s(settings, shard_uris, config.job_steps))
+    plain_rate = max(rate for name, rate in best.items() if name in plain)
+    return [RateFigures(way=name, samples_per_s=rate, to_plain_loop=rate / plain_rate) for name, rate in best.items()]
+
+
+def job_samples_per_s(settings: TrainSettings, shard_uris: Sequence[str], num_steps: int, output_uri: str) -> float:
+    """What jobs/train.py says of its own speed, on its own cluster."""
+    cluster.connect(for_training=True)
+    told = {"shards": tuple(shard_uris), "output": output_uri, "preset": settings.preset, "dim": settings.dim}
+    config = train.TrainConfig.model_validate(told)
+    changed = settings.model_copy(update={"max_steps": num_steps})
+    return float(train.train_group(config, changed, output_uri)["speed"]["samples_per_s"])
 
 
 def measure(
@@ -110,12 +155,13 @@ def measure(
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
     laps = _Laps(device)
     hooks = _watch(learner, laps)
-    batches, num_items, steps_s, first_batch_s = feed.batches(0), 0, [], 0.0
+    num_all, num_items, steps_s, first_batch_s = num_warmup + num_steps, 0, [], 0.0
+    batches = feed.batches(0, lambda batch, step: learner.prepare(batch, step=step, fraction=step / num_all))
     try:
-        for step in range(num_warmup + num_steps):
+        for step in range(num_all):
             if step == num_warmup:
                 laps.seconds.clear()
-            step_s, batch, waited_s = _one_step(learner, batches, laps, step, num_warmup + num_steps)
+            step_s, batch, waited_s = _one_step(learner, batches, laps, step, num_all)
             first_batch_s = first_batch_s or waited_s
             if step >= num_warmup:
                 steps_s.append(step_s)
@@ -139,7 +185,9 @@ def measure(
     return figures, [_stage(name, laps.seconds[name], total_s, num_steps) for name in _STAGES]
 
 
-def _one_step(learner: Learner, batches: Any, laps: _Laps, step: int, num_steps: int) -> tuple[float, Batch, float]:
+def _one_step(
+    learner: Learner, batches: Any, laps: _Laps, step: int, num_steps: int
+) -> tuple[float, VariedBatch, float]:
     """Wait for a batch and learn from it: seconds of both, the batch, seconds of waiting."""
     began = laps.last_s = time.perf_counter()
     batch = next(batches)
