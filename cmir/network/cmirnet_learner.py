@@ -23,6 +23,7 @@ from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
 
 _SEED_STRIDE: Final = 1_000_003
+_HIDDEN_DIM: Final = 512  # of the published image side beside speech: 4096 -> 512 -> 128
 
 
 class CmirNetLearner:
@@ -126,6 +127,7 @@ def published_config(
             multi_label=multi_label,
             num_bands={name: _num_bands(name, preprocessing) for name in images},
             chip_size_px={name: preprocessing.chip_size_px[name] for name in images},
+            hidden_dim=_HIDDEN_DIM if "speech" in modalities else None,
         ),
     )
 

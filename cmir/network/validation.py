@@ -49,10 +49,16 @@ class Validation:
             "pairs": pair_figures(vectors, targets),
             "classes": class_figures(vectors, targets),
         }
-        measured = [figures for figures in (kinds["labels"], kinds["pairs"]) if figures] or [kinds["classes"]]
+        measured = [kinds[name] for name in _kinds_of_score(net) if kinds[name]] or [kinds["classes"]]
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
         merged = {name: value for figures in kinds.values() for name, value in figures.items()}
         return {**merged, "score": float(np.mean(score)) if score else 0.0}
+
+
+def _kinds_of_score(net: Network) -> tuple[str, ...]:
+    """What the best weights are chosen by; the published network of scene classes is to find classes, not grounds."""
+    knows_classes = net.config.cmirnet is not None and not net.config.cmirnet.multi_label
+    return ("classes",) if knows_classes else ("labels", "pairs")
 
 
 def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:

@@ -100,8 +100,8 @@ class Run:
         if not storage.is_s3(output) and storage.local_path(output).is_dir():
             raise ConfigError("--output is a folder", seen=output, expected="a file", fix="name a .json file in it")
 
-    def finish(self, figures: Figures, headline: Mapping[str, float | None]) -> JobResult:
-        """Write the file and print the tables; `headline` goes into the job's last line."""
+    def write(self, figures: Figures) -> None:
+        """Write the file with what has been found so far."""
         record = Record(
             what=self.what,
             command=shlex.join(["python", "jobs/benchmark.py", *sys.argv[1:]]),
@@ -112,7 +112,13 @@ class Run:
             figures={name: _json_of(found) for name, found in figures.items()},
         )
         storage.put_atomic(storage.absolute(self.config.output), (record.model_dump_json(indent=1) + "\n").encode())
-        _print(self, figures)
+
+    def finish(
+        self, figures: Figures, headline: Mapping[str, float | None], *, shown: Figures | None = None
+    ) -> JobResult:
+        """Write the file and print the tables, those of `shown` where not all; `headline` goes into the last line."""
+        self.write(figures)
+        _print(self, figures if shown is None else shown)
         told = {name: value if value is None else round(value, 4) for name, value in headline.items()}
         return JobResult({"benchmark": storage.absolute(self.config.output)}, {}, {"what": self.what, **told})
 
