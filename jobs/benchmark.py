@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
 from typing import Final
 
-from jobs.benchmarks import embed, paper, quality, search, serve, shard, train
+from jobs.benchmarks import embed, evaluate, paper, quality, search, serve, shard, train
 from jobs.entrypoint import Choice, run_choice
 
 BENCHMARKS: Final = {
@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "serve": Choice(serve.ServeBenchmark, serve.run),
     "shard": Choice(shard.ShardBenchmark, shard.run),
     "quality": Choice(quality.QualityBenchmark, quality.run),
+    "evaluate": Choice(evaluate.EvaluateBenchmark, evaluate.run),
     "paper": Choice(paper.PaperBenchmark, paper.run),
 }
 
