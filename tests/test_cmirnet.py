@@ -207,7 +207,7 @@ def test_a_weight_multiplies_its_term_and_zero_leaves_it_out(batch: tuple[CmirNe
     net, z, targets = batch
     full = CmirNetObjective(CmirNetWeights())(net, z, targets, fraction=1.0)
     assert set(full) == {"latent", "classifier", "norm", "decoder", "regulariser"}
-    doubled = CmirNetObjective(CmirNetWeights(latent=2.0))(net, z, targets, fraction=1.0)
+    doubled = CmirNetObjective(CmirNetWeights(latent=2 * CmirNetWeights().latent))(net, z, targets, fraction=1.0)
     assert doubled["latent"].item() == pytest.approx(2 * full["latent"].item())
     for term in full:
         ablated = CmirNetObjective(CmirNetWeights().without(term))(net, z, targets, fraction=1.0)  # type: ignore[arg-type]

@@ -119,7 +119,6 @@ class DimensionRow(Findings):
     chance_ap: float | None
     max_mean_p: float | None
     max_p10: float | None
-    num_steps: int
 
 
 class ChangedRow(Findings):
@@ -236,7 +235,6 @@ def _dimension_row(row: RunFigures) -> DimensionRow:
         chance_ap=_percent(row.chance_map),
         max_mean_p=_percent(row.ceiling_mean_precision_at_k),
         max_p10=_percent(row.ceiling_precision_at_10),
-        num_steps=row.num_steps,
     )
 
 
@@ -276,4 +274,4 @@ def _percent(value: float | None) -> float | None:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    return "-" if bounds is None else f"{100 * bounds[0]:.1f} .. {100 * bounds[1]:.1f}"
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f}..{100 * bounds[1]:.1f}"

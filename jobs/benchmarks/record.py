@@ -27,6 +27,7 @@ from jobs.entrypoint import JobConfig, JobResult
 
 _PACKAGES: Final = ("cmir", "torch", "ray", "pyarrow", "lancedb", "pylance", "numpy", "faiss-cpu")
 _LOG_WIDTH: Final = 110  # columns of a table where there is no terminal
+_LONGEST_WORD: Final = 13  # characters of a cell that is not folded
 
 
 class BenchmarkConfig(JobConfig):
@@ -155,7 +156,9 @@ def _rows(name: str, found: Sequence[Findings]) -> Table:
     """Alternatives side by side: a row each."""
     table = Table(title=name.replace("_", " "), title_justify="left")
     for number, key in enumerate(type(found[0]).model_fields if found else ()):
-        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=number == 0)
+        longest = max(len(_text(getattr(one, key))) for one in found)
+        width = longest if longest <= _LONGEST_WORD else None
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=number == 0, min_width=width)
     for one in found:
         table.add_row(*(_text(value) for _, value in one))
     return table

@@ -11,8 +11,8 @@ For modalities a and b with features Z, retrieval vectors V, encoder weights w (
 
 Readings of our own. What is summed over a batch is divided by its rows (in L1 Z^T Z, which is also divided by F: as
 published it is thousands of times the cross-entropy at the start and kills every ReLU of Z), and R by the number of
-weights, so that a weight means the same at any size. The published weights are not known; ours were chosen on generated
-chips. `w` is taken to be the encoders' matrices, which the source does not say.
+weights, so that a weight means the same at any size. The published weights are not known; ours were chosen on a val
+split (docs/decisions.md). `w` is taken to be the encoders' matrices, which the source does not say.
 """
 
 from typing import Final, Literal
@@ -37,7 +37,7 @@ class CmirNetWeights(BaseModel):
 
     classes: float = Field(default=1.0, ge=0)
     orthogonality: float = Field(default=1e-2, ge=0)
-    latent: float = Field(default=1.0, ge=0)
+    latent: float = Field(default=0.3, ge=0)
     classifier: float = Field(default=1.0, ge=0)
     norm: float = Field(default=1e-3, ge=0)
     decoder: float = Field(default=0.1, ge=0)
@@ -55,7 +55,7 @@ class CmirNetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: CmirNetWeights = Field(default_factory=CmirNetWeights)
-    stage1_share: float = Field(default=0.5, ge=0, le=1, description="part of the training that stage 1 takes")
+    stage1_share: float = Field(default=0.75, ge=0, le=1, description="part of the training that stage 1 takes")
     learning_rate: float = Field(default=1e-3, gt=0)
 
 
