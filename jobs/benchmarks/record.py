@@ -26,7 +26,7 @@ from cmir.errors import ConfigError
 from jobs.entrypoint import JobConfig, JobResult
 
 _PACKAGES: Final = ("cmir", "torch", "ray", "pyarrow", "lancedb", "pylance", "numpy", "faiss-cpu")
-_LOG_WIDTH: Final = 110  # columns of a table where there is no terminal
+_LOG_WIDTH: Final = 116  # columns of a table where there is no terminal
 _LONGEST_WORD: Final = 13  # characters of a cell that is not folded
 
 
