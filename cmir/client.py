@@ -244,7 +244,7 @@ def _answer(told: Json) -> Answer:
         gallery_version=told["gallery_version"],
         timings_ms=told["timings_ms"],
         request_id=told["request_id"],
-        heard=tuple(_heard(heard) for heard in told["heard"]),
+        heard=tuple(_heard(heard) for heard in told.get("heard", ())),
     )
 
 

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
 from typing import Final
 
-from jobs.benchmarks import embed, quality, search, serve, shard, speech, train
+from jobs.benchmarks import embed, evaluate, paper, quality, search, serve, shard, speech, train
 from jobs.entrypoint import Choice, run_choice
 
 BENCHMARKS: Final = {
@@ -23,6 +23,8 @@ BENCHMARKS: Final = {
     "shard": Choice(shard.ShardBenchmark, shard.run),
     "speech": Choice(speech.SpeechBenchmark, speech.run),
     "quality": Choice(quality.QualityBenchmark, quality.run),
+    "evaluate": Choice(evaluate.EvaluateBenchmark, evaluate.run),
+    "paper": Choice(paper.PaperBenchmark, paper.run),
 }
 
 if __name__ == "__main__":

@@ -27,7 +27,15 @@ from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
 from cmir.network.trackers import mlflow_client
 from cmir.network.training_data import read_catalogues
-from cmir.network.training_settings import Compile, Objective, Preset, TrainSettings, check_accumulation, check_term
+from cmir.network.training_settings import (
+    Compile,
+    Objective,
+    Preset,
+    TrainSettings,
+    check_accumulation,
+    check_term,
+    weight_settings,
+)
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -60,6 +68,7 @@ class TrainConfig(JobConfig):
     patience: int | None = Field(None, ge=1, description="End after so many validations without a better score.")
     compile: Compile = Field("cuda", description="Compile the image trunk: on CUDA, never, or always.")
     mlflow: str | None = Field(None, description="MLflow server or sqlite:////path.db; or MLFLOW_TRACKING_URI.")
+    weights: dict[str, float] | None = Field(None, description="Weights other than the default ones, as TERM=X,TERM=X.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -93,9 +102,27 @@ class TrainConfig(JobConfig):
         check_accumulation(info.data.get("objective", "contrastive"), value)
         return value
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _named_numbers(cls, value: object) -> object:
+        """TERM=X,TERM=X as a mapping; a mapping (of --config) as it is."""
+        if not isinstance(value, str):
+            return value
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): number for name, _, number in parts}
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_of_the_objective(cls, value: dict[str, float] | None, info: ValidationInfo) -> dict[str, float] | None:
+        if any(not number >= 0 for name, number in (value or {}).items() if name != "alpha"):
+            raise ValueError("a weight is 0 or more")
+        weight_settings(info.data.get("objective", "contrastive"), value or {})
+        return value
+
     def settings(self) -> TrainSettings:
         """What the training itself is told."""
-        return TrainSettings.model_validate(self.model_dump(include=set(TrainSettings.model_fields)))
+        told = self.model_dump(include=set(TrainSettings.model_fields), exclude={"weights"})
+        return TrainSettings.model_validate({**told, **weight_settings(self.objective, self.weights or {})})
 
 
 def run(config: TrainConfig) -> JobResult:

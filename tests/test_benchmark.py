@@ -151,6 +151,18 @@ def test_the_file_says_what_ran_where(job: Job, rgb_archive: str) -> None:
     assert written["command"].startswith("python jobs/benchmark.py")
 
 
+def test_evaluation_is_measured_with_its_memory(job: Job) -> None:
+    code, line, written = job("evaluate", "--num-queries", "40", "--gallery-size", "300", "--chips")
+    assert code == 0, line
+    rank, figures, whole = written["figures"]["synthetic_evaluation"]
+    assert (rank["num_queries"], rank["gallery_size"]) == (40, 300)
+    assert figures["ms_per_query"] == pytest.approx(1000 * figures["seconds"] / (40 * 4 * 2))
+    assert 0.05 < rank["peak_memory_gb"] <= figures["peak_memory_gb"]
+    assert whole["step"] == "evaluate.py on chips"
+    assert 0.05 < whole["peak_memory_gb"] < 5
+    assert line["peak_memory_gb"] == pytest.approx(whole["peak_memory_gb"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -173,7 +185,7 @@ def test_an_output_that_is_a_folder_is_refused(capsys: pytest.CaptureFixture[str
 
 def test_the_command_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_choice("benchmark", BENCHMARKS, ["--help"]) == 0
-    assert "embed|train|search|serve|shard|quality" in capsys.readouterr().out
+    assert "embed|train|search|serve|shard|speech|quality|evaluate|paper" in capsys.readouterr().out
     assert run_choice("benchmark", BENCHMARKS, []) == 2
     assert run_choice("benchmark", BENCHMARKS, ["embed", "--help"]) == 0
     assert "Usage: benchmark.py embed" in capsys.readouterr().out

@@ -144,7 +144,7 @@ def test_classifier_term_adds_both_modalities(batch: tuple[CmirNet, Tensor, Targ
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
-def test_alpha_term_is_the_distance_of_the_encoders_from_alpha(alpha: float) -> None:
+def test_regulariser_is_the_distance_of_the_encoders_from_alpha(alpha: float) -> None:
     net = make_net()
     weights = [net.encoders[name].weight for name in ("pan", "ms")]
     expected = sum(squares(weight - alpha) / weight.numel() for weight in weights)  # type: ignore[operator, union-attr]
@@ -159,15 +159,61 @@ def test_stage_1_adds_both_modalities(batch: tuple[CmirNet, Tensor, Targets]) ->
     assert found["orthogonality"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_stage_1_classes_are_told_apart_by_each_modality(batch: tuple[CmirNet, Tensor, Targets]) -> None:
+    net, z, targets = batch
+    found = CmirNetObjective(only("classes"))(net, z, targets, fraction=0.0)
+    total = 0.0
+    for name, rows in (("pan", [0, 3, 4]), ("ms", [1, 2])):
+        share = net.stage1_classifiers[name](z[rows]).softmax(dim=1)
+        total -= sum(share[i, targets.class_id[row]].log().item() for i, row in enumerate(rows)) / len(rows)
+    assert set(found) == {"classes"}
+    assert found["classes"].item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_regulariser_term_draws_to_the_alpha_it_is_given(batch: tuple[CmirNet, Tensor, Targets], alpha: float) -> None:
+    net, z, targets = batch
+    weights = only("regulariser").model_copy(update={"regulariser": 0.5, "alpha": alpha})
+    found = CmirNetObjective(weights)(net, z, targets, fraction=1.0)
+    sizes = [net.encoders.get_parameter(f"{name}.weight") for name in ("pan", "ms")]
+    expected = 0.5 * sum(squares(weight - alpha) / 30 for weight in sizes)  # 5 x 6 weights each
+    assert set(found) == {"regulariser"}
+    assert found["regulariser"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_whole_of_stage_2_by_hand() -> None:
+    net = make_net(feature_dim=2, dim=2)
+    with torch.no_grad():
+        for name in ("pan", "ms"):
+            net.encoders.get_parameter(f"{name}.weight").copy_(torch.eye(2))
+            net.decoders.get_parameter(f"{name}.weight").copy_(torch.eye(2))
+            net.classifiers.get_parameter(f"{name}.weight").zero_()
+            for part in (net.encoders, net.decoders, net.classifiers):
+                part.get_parameter(f"{name}.bias").zero_()
+    targets = make_targets([PAN, MS], class_id=[0, 0], pair_id=[1, 1])
+    weights = CmirNetWeights(latent=1, classifier=1, norm=1, decoder=1, regulariser=1)
+    found = CmirNetObjective(weights)(net, torch.tensor([[1.0, 2.0], [3.0, 1.0]]), targets, fraction=1.0)
+    values = {name: term.item() for name, term in found.items()}
+    assert values == {
+        "latent": 5.0,  # (1 - 3)^2 + (2 - 1)^2
+        "classifier": pytest.approx(2 * 1.0986, abs=1e-4),  # ln 3 each
+        "norm": 15.0,  # 1 + 4 and 9 + 1
+        "decoder": 10.0,  # V is Z, so each side misses the other by 5
+        "regulariser": 1.0,  # half the weights are 0, of each encoder
+    }
+
+
 def test_a_weight_multiplies_its_term_and_zero_leaves_it_out(batch: tuple[CmirNet, Tensor, Targets]) -> None:
     net, z, targets = batch
     full = CmirNetObjective(CmirNetWeights())(net, z, targets, fraction=1.0)
-    assert set(full) == {"latent", "classifier", "norm", "decoder", "alpha"}
-    doubled = CmirNetObjective(CmirNetWeights(latent=2.0))(net, z, targets, fraction=1.0)
+    assert set(full) == {"latent", "classifier", "norm", "decoder", "regulariser"}
+    doubled = CmirNetObjective(CmirNetWeights(latent=2 * CmirNetWeights().latent))(net, z, targets, fraction=1.0)
     assert doubled["latent"].item() == pytest.approx(2 * full["latent"].item())
     for term in full:
         ablated = CmirNetObjective(CmirNetWeights().without(term))(net, z, targets, fraction=1.0)  # type: ignore[arg-type]
         assert set(ablated) == set(full) - {term}
+    for term, left in (("orthogonality", "classes"), ("classes", "orthogonality")):
+        assert set(CmirNetObjective(CmirNetWeights().without(term))(net, z, targets, fraction=0.0)) == {left}  # type: ignore[arg-type]
 
 
 def test_stages_freeze_and_thaw_the_features() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from cmir.archive.imagery import decode_chip, raw_media
 from cmir.archive.schema import Media
@@ -59,6 +60,20 @@ def test_published_shapes(modality: str, num_bands: int, size_px: int) -> None:
     assert v.min() >= 0
     assert net.classifiers[modality](v).shape == (2, 3)
     assert net.decoded(modality, v).shape == (2, 128)
+
+
+def test_published_shapes_of_image_and_speech() -> None:
+    config = rgb_speech_config("features")
+    assert config.cmirnet is not None
+    settings = config.cmirnet.model_copy(update={"chip_size_px": {"rgb": 256}, "hidden_dim": 512})
+    net = CmirNet(config.model_copy(update={"cmirnet": settings})).eval()
+    image = net.features["rgb"]
+    widths = [(layer.in_features, layer.out_features) for layer in image.project if isinstance(layer, nn.Linear)]
+    assert widths == [(4096, 512), (512, 128)]
+    assert net.image_features("rgb", torch.randn(1, 3, 256, 256)).shape == (1, 128)
+    (spoken,) = [layer for layer in net.features["speech"].modules() if isinstance(layer, nn.Linear)]
+    assert (spoken.in_features, spoken.out_features) == (128, 128)
+    assert (net.encoders["rgb"].out_features, net.decoders["rgb"].out_features) == (32, 128)
 
 
 @pytest.mark.parametrize("size_px", [16, 33, 96, 128, 200])

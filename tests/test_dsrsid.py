@@ -1,5 +1,6 @@
 """The DSRSID source on a small file of the same layout: every pixel of every band where it belongs."""
 
+import json
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 from cmir.archive.imagery import decode_chip
 from cmir.archive.sources.dsrsid import LAND_COVERS, DsrsidSource
 from cmir.errors import DataError
+from cmir.evaluation.report import read_report
+from jobs import evaluate, shard, train
+from jobs.benchmark import BENCHMARKS
+from jobs.entrypoint import run_choice, run_command
+from tests.conftest import RayCluster
 
 NUM = 16
 
@@ -100,3 +106,35 @@ def test_other_layouts_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(DataError, match="MATLAB file cannot be read"):
         list(DsrsidSource(str(tmp_path)).items())
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_official_protocol_from_the_file_to_its_figures(
+    tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_file(tmp_path / "DSRSID.mat", num_per_class=32)
+    archive, bundle, report = (str(tmp_path / name) for name in ("archive", "bundle", "evaluation"))
+    made = ("--source", "dsrsid", "--split", "official", "--input", str(tmp_path / "DSRSID.mat"), "--output", archive)
+    assert run_command("shard", shard.ShardConfig, shard.run, [*made]) == 0
+    learnt = ("--shards", archive, "--preset", "pan-ms", "--objective", "cmirnet", "--dim", "16", "--output", bundle)
+    small = ("--max-steps", "2", "--grounds-per-batch", "8", "--num-workers", "1", "--device", "cpu")
+    assert run_command("train", train.TrainConfig, train.run, [*learnt, *small]) == 0
+    asked = ("--bundle", bundle, "--shards", archive, "--query-split", "test", "--gallery-split", "train")
+    told = (*asked, "--relevance", "class", "--device", "cpu", "--output", report)
+    assert run_command("evaluate", evaluate.EvaluateConfig, evaluate.run, [*told]) == 0
+    found = read_report(report)
+    assert (found.query_splits, found.gallery_splits) == (("test",), ("train",))
+    assert set(found.directions) == {"pan_to_ms", "ms_to_pan", "pan_to_pan", "ms_to_ms"}
+    for figures in found.directions.values():
+        assert (figures.num_queries, figures.gallery_size) == (8 * 2, 8 * 30)
+        assert figures.chance_map == pytest.approx(1 / 8, abs=0.02)
+        assert set(figures.per_class) == set(LAND_COVERS)
+    assert found.directions["pan_to_ms"].mean_precision_at_k is not None
+    capsys.readouterr()
+    output = tmp_path / "paper.json"
+    compared = ("--shards", archive, "--gallery-split", "train", "--chip-size-px", "16", "--max-steps", "1")
+    assert run_choice("benchmark", BENCHMARKS, ["paper", "--output", str(output), *compared, "--device", "cpu"]) == 0
+    figures = json.loads(output.read_text())["figures"]
+    assert figures["data"][0]["note"].startswith("DSRSID;")
+    assert {(row["num_queries"], row["gallery_size"]) for row in figures["runs"]} == {(16, 240)}

@@ -9,6 +9,7 @@ import torch
 from cmir.archive import storage
 from cmir.network.bundle import load_bundle
 from cmir.network.learner import DivergedError
+from cmir.network.objectives.cmirnet import CmirNetWeights
 from cmir.network.training_settings import TrainSettings
 from jobs import cluster, train
 from jobs.entrypoint import run_command
@@ -40,6 +41,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--init-from", "nowhere"), "bundle is incomplete"),
         (("--ablate", "everything"), "--ablate does not fit"),
         (("--objective", "cmirnet", "--ablate", "pairs"), "objective cmirnet has no term pairs"),
+        (("--weights", "latent=1"), "objective contrastive has no weight latent"),
+        (("--objective", "cmirnet", "--weights", "latent=1,latnet=2"), "objective cmirnet has no weight latnet"),
+        (("--objective", "cmirnet", "--weights", "norm=-1"), "a weight is 0 or more"),
+        (("--weights", "labels"), "--weights.labels does not fit"),
         (("--presets", "all"), "did you mean --preset"),
         (("--mlflow", "sqlite:///runs.db"), "expected http(s)://host:port or sqlite:////absolute/path.db"),
         (("--objective", "cmirnet", "--accumulation-steps", "2"), "batch norm over whole steps"),
@@ -117,6 +122,21 @@ def test_flags_become_settings() -> None:
     assert train.TrainConfig(shards=("a",), output="b").settings() == TrainSettings(), "two places hold the defaults"
     assert expected.term_weights.pairs == 0.0
     assert expected.term_weights.labels == expected.weights.labels > 0
+
+
+def test_every_weight_can_be_set_and_every_term_left_out() -> None:
+    flags = {"shards": ("a",), "output": "b", "objective": "cmirnet"}
+    for name in CmirNetWeights.model_fields:
+        config = train.TrainConfig.model_validate({**flags, "weights": f"{name}=0.25"})
+        weights = config.settings().published_settings.weights
+        assert weights == CmirNetWeights().model_copy(update={name: 0.25})
+    config = train.TrainConfig.model_validate({**flags, "weights": {"latent": 2, "alpha": -1}})  # as --config gives it
+    assert (config.settings().published.weights.latent, config.settings().published.weights.alpha) == (2.0, -1.0)
+    for term in ("latent", "classifier", "norm", "decoder", "regulariser", "orthogonality"):
+        config = train.TrainConfig.model_validate({**flags, "ablate": term})
+        assert getattr(config.settings().published_settings.weights, term) == 0.0
+    config = train.TrainConfig.model_validate({"shards": ("a",), "output": "b", "weights": "pairs=1"})
+    assert config.settings().term_weights.pairs == 1.0
 
 
 @pytest.mark.cluster

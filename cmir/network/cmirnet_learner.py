@@ -4,7 +4,7 @@ As published: Adam, two stages for two image modalities, one for image and speec
 (`average` is the network itself). Chips and utterances are varied as for our network.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from cmir.network.model import CmirNetConfig, NetworkConfig
 from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetSettings
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
+
+_HIDDEN_DIM: Final = 512  # of the published image side beside speech: 4096 -> 512 -> 128
 
 
 class CmirNetLearner:
@@ -124,6 +126,7 @@ def published_config(
             multi_label=multi_label,
             num_bands={name: _num_bands(name, preprocessing) for name in images},
             chip_size_px={name: preprocessing.chip_size_px[name] for name in images},
+            hidden_dim=_HIDDEN_DIM if "speech" in modalities else None,
         ),
     )
 

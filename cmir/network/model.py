@@ -38,6 +38,7 @@ class CmirNetConfig(BaseModel):
     num_bands: dict[Modality, int] = Field(default_factory=dict)
     chip_size_px: dict[Modality, int] = Field(default_factory=dict)
     feature_dim: int = Field(default=128, ge=2, description="components of Z")
+    hidden_dim: int | None = Field(default=None, ge=2, description="of the layer between 4096 image features and Z")
 
 
 class NetworkConfig(BaseModel):

@@ -1,7 +1,8 @@
 """What a training run is: one frozen model, saved in the bundle; its defaults suit UC Merced on two cores."""
 
 import math
-from typing import Final, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,7 +10,7 @@ from cmir.archive.schema import Modality
 from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
 from cmir.network.objectives import cmirnet, contrastive
-from cmir.network.objectives.cmirnet import CmirNetSettings
+from cmir.network.objectives.cmirnet import CmirNetSettings, CmirNetWeights
 from cmir.network.objectives.contrastive import ContrastiveWeights
 
 Preset = Literal["pan-ms", "image-speech", "all"]
@@ -131,6 +132,18 @@ def check_accumulation(objective: Objective, accumulation_steps: int) -> None:
 def is_wanted(preset: Preset, modality: Modality) -> bool:
     """Whether a preset would train the modality where it is there."""
     return not _NEEDED[preset] or modality in _NEEDED[preset]
+
+
+def weight_settings(objective: Objective, weights: Mapping[str, float]) -> dict[str, Any]:
+    """The fields of TrainSettings for weights by name, of those terms that are not to have their default.
+
+    Raises ValueError where the objective has no such weight.
+    """
+    known = CmirNetWeights.model_fields if objective == "cmirnet" else ContrastiveWeights.model_fields
+    unknown = sorted(set(weights) - set(known))
+    if unknown:
+        raise ValueError(f"objective {objective} has no weight {', '.join(unknown)}, only {', '.join(known)}")
+    return {"published": {"weights": dict(weights)}} if objective == "cmirnet" else {"weights": dict(weights)}
 
 
 def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:

@@ -51,7 +51,7 @@ class Validation:
             "classes": class_figures(vectors, targets),
         }
         words = word_figures(vectors, targets, net.unit_prototypes().cpu())
-        measured = [figures for figures in (kinds["labels"], kinds["pairs"]) if figures]
+        measured = [kinds[name] for name in _kinds_of_score(net) if kinds[name]]
         measured = measured or [kinds["classes"] or words]
         score = [float(np.mean(list(figures.values()))) for figures in measured if figures]
         merged = {name: value for figures in (*kinds.values(), words) for name, value in figures.items()}
@@ -70,6 +70,12 @@ def judged_items(catalogue: Catalogue) -> Array:
     """Item numbers of the grounds and utterances that are measured: all, or evenly spread ones of many."""
     chosen = [*_spread(catalogue.grounds(), MAX_GROUNDS), *_spread(catalogue.utterances(), MAX_UTTERANCES)]
     return np.concatenate(chosen)
+
+
+def _kinds_of_score(net: Network) -> tuple[str, ...]:
+    """What the best weights are chosen by; the published network of scene classes is to find classes, not grounds."""
+    knows_classes = net.config.cmirnet is not None and not net.config.cmirnet.multi_label
+    return ("classes",) if knows_classes else ("labels", "pairs")
 
 
 def label_figures(vectors: Tensor, targets: Targets, prototypes: Tensor) -> dict[str, float]:

@@ -14,7 +14,9 @@ import torch
 from cmir.archive import shards, storage
 from cmir.archive.schema import Modality, ShardRow, Split, make_item_id
 from cmir.archive.shards import Piece, ShardFile, ShardFileWriter
+from cmir.archive.sources import Source
 from cmir.archive.sources.synthetic import SyntheticSource
+from cmir.archive.splits import draw_splits
 from cmir.errors import DataError
 from cmir.gallery import publish
 from cmir.gallery.piece_embedder import PieceEmbedder
@@ -55,6 +57,20 @@ def write_archive(rows: Iterable[ShardRow], uri: str, split: Split = "train") ->
             place = storage.join(uri, modality, split, "part-00000.parquet")
             writers[modality] = ShardFileWriter(place, split)
         writers[modality].add(row)
+    for writer in writers.values():
+        writer.close()
+    return uri
+
+
+def write_divided_archive(source: Source, uri: str, seed: int = 0) -> str:
+    """Write a source's rows as one shard per modality and split, divided by scene and speaker; returns the URI."""
+    writers: dict[tuple[Modality, Split], ShardFileWriter] = {}
+    for item, split in draw_splits(source.items(), seed):
+        for row in source.rows(item):
+            key = (row.media.modality, split)
+            if key not in writers:
+                writers[key] = ShardFileWriter(storage.join(uri, *key, "part-00000.parquet"), split)
+            writers[key].add(row)
     for writer in writers.values():
         writer.close()
     return uri

@@ -26,7 +26,8 @@ from cmir.errors import ConfigError
 from jobs.entrypoint import JobConfig, JobResult
 
 _PACKAGES: Final = ("cmir", "torch", "ray", "pyarrow", "lancedb", "pylance", "numpy", "faiss-cpu")
-_LOG_WIDTH: Final = 110  # columns of a table where there is no terminal
+_LOG_WIDTH: Final = 116  # columns of a table where there is no terminal
+_LONGEST_WORD: Final = 13  # characters of a cell that is not folded
 
 
 class BenchmarkConfig(JobConfig):
@@ -100,8 +101,8 @@ class Run:
         if not storage.is_s3(output) and storage.local_path(output).is_dir():
             raise ConfigError("--output is a folder", seen=output, expected="a file", fix="name a .json file in it")
 
-    def finish(self, figures: Figures, headline: Mapping[str, float | None]) -> JobResult:
-        """Write the file and print the tables; `headline` goes into the job's last line."""
+    def write(self, figures: Figures) -> None:
+        """Write the file with what has been found so far."""
         record = Record(
             what=self.what,
             command=shlex.join(["python", "jobs/benchmark.py", *sys.argv[1:]]),
@@ -112,7 +113,13 @@ class Run:
             figures={name: _json_of(found) for name, found in figures.items()},
         )
         storage.put_atomic(storage.absolute(self.config.output), (record.model_dump_json(indent=1) + "\n").encode())
-        _print(self, figures)
+
+    def finish(
+        self, figures: Figures, headline: Mapping[str, float | None], *, shown: Figures | None = None
+    ) -> JobResult:
+        """Write the file and print the tables, those of `shown` where not all; `headline` goes into the last line."""
+        self.write(figures)
+        _print(self, figures if shown is None else shown)
         told = {name: value if value is None else round(value, 4) for name, value in headline.items()}
         return JobResult({"benchmark": storage.absolute(self.config.output)}, {}, {"what": self.what, **told})
 
@@ -149,7 +156,9 @@ def _rows(name: str, found: Sequence[Findings]) -> Table:
     """Alternatives side by side: a row each."""
     table = Table(title=name.replace("_", " "), title_justify="left")
     for number, key in enumerate(type(found[0]).model_fields if found else ()):
-        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=number == 0)
+        longest = max(len(_text(getattr(one, key))) for one in found)
+        width = longest if longest <= _LONGEST_WORD else None
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=number == 0, min_width=width)
     for one in found:
         table.add_row(*(_text(value) for _, value in one))
     return table

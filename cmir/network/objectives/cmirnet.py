@@ -7,12 +7,12 @@ For modalities a and b with features Z, retrieval vectors V, encoder weights w (
     L3 = CE(V_a) + CE(V_b)                                     sigmoid CE for multi-hot     classifier
     L4 = ||V_a||_F^2 + ||V_b||_F^2                             feature norm                 norm
     L5 = ||dec_a(V_a) - Z_b||_F^2 + ||dec_b(V_b) - Z_a||_F^2   cross-modal decoding         decoder
-    R  = ||w_a - alpha||_F^2 + ||w_b - alpha||_F^2             against the all-zero V       alpha
+    R  = ||w_a - alpha||_F^2 + ||w_b - alpha||_F^2             against the all-zero V       regulariser
 
 Readings of our own. What is summed over a batch is divided by its rows (in L1 Z^T Z, which is also divided by F: as
 published it is thousands of times the cross-entropy at the start and kills every ReLU of Z), and R by the number of
-weights, so that a weight means the same at any size. The published weights are not known; ours were chosen on generated
-chips. `w` is taken to be the encoders' matrices, which the source does not say.
+weights, so that a weight means the same at any size. The published weights are not known; ours were chosen on a val
+split (docs/decisions.md). `w` is taken to be the encoders' matrices, which the source does not say.
 """
 
 from typing import Final, Literal
@@ -26,23 +26,23 @@ from cmir.archive.schema import MODALITIES
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.objectives.contrastive import UNKNOWN, Targets, gather_rows, gather_targets
 
-Term = Literal["classes", "orthogonality", "latent", "classifier", "norm", "decoder", "alpha"]
-TERMS: Final[tuple[Term, ...]] = ("classes", "orthogonality", "latent", "classifier", "norm", "decoder", "alpha")
+Term = Literal["classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser"]
+TERMS: Final[tuple[Term, ...]] = ("classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser")
 
 
 class CmirNetWeights(BaseModel):
-    """How much each term counts; zero leaves it out. `alpha_value` is what the encoders' weights are drawn to."""
+    """How much each term counts; zero leaves it out. `alpha` is what the encoders' weights are drawn to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: float = Field(default=1.0, ge=0)
     orthogonality: float = Field(default=1e-2, ge=0)
-    latent: float = Field(default=1.0, ge=0)
+    latent: float = Field(default=0.3, ge=0)
     classifier: float = Field(default=1.0, ge=0)
     norm: float = Field(default=1e-3, ge=0)
     decoder: float = Field(default=0.1, ge=0)
-    alpha: float = Field(default=1e-3, ge=0)
-    alpha_value: float = Field(default=1.0, description="alpha; 1 is the published best, 0 lets V collapse")
+    regulariser: float = Field(default=1e-3, ge=0)
+    alpha: float = Field(default=1.0, description="alpha; 1 is the published best, 0 lets V collapse")
 
     def without(self, term: Term) -> "CmirNetWeights":
         """The same with one term left out, for ablations."""
@@ -55,7 +55,7 @@ class CmirNetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: CmirNetWeights = Field(default_factory=CmirNetWeights)
-    stage1_share: float = Field(default=0.5, ge=0, le=1, description="part of the training that stage 1 takes")
+    stage1_share: float = Field(default=0.75, ge=0, le=1, description="part of the training that stage 1 takes")
     learning_rate: float = Field(default=1e-3, gt=0)
 
 
@@ -111,7 +111,7 @@ class CmirNetObjective(nn.Module):
         return terms
 
     def _stage2(self, net: CmirNet, z: Tensor, targets: Targets) -> dict[str, Tensor]:
-        wanted = self._wanted("latent", "classifier", "norm", "decoder", "alpha")
+        wanted = self._wanted("latent", "classifier", "norm", "decoder", "regulariser")
         rows = _rows_by_modality(net, targets)
         a, b = net.config.modalities
         v = {name: net.latent(name, z[rows[name]]) for name in (a, b)}
@@ -132,8 +132,8 @@ class CmirNetObjective(nn.Module):
             if "decoder" in wanted:
                 guesses = net.decoded(a, v_a), net.decoded(b, v_b)
                 terms["decoder"] = mean_square(guesses[0] - z_b) + mean_square(guesses[1] - z_a)
-        if "alpha" in wanted:
-            terms["alpha"] = alpha_distance(net, self.weights.alpha_value)
+        if "regulariser" in wanted:
+            terms["regulariser"] = alpha_distance(net, self.weights.alpha)
         return terms
 
 
