@@ -20,10 +20,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cmir.archive import storage
 from cmir.archive.output import Output
+from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.archive.shards import list_shards
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
+from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
+from cmir.network.pretrained_training import check_towers
 from cmir.network.training_data import trainable_modalities
 from cmir.network.training_settings import Objective, Preset, TrainSettings, check_term
 from jobs import cluster, entrypoint
@@ -40,6 +43,15 @@ class TrainConfig(JobConfig):
     output: str = Field(description="Where the bundle goes; must not exist yet.")
     preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
     objective: Objective = Field("contrastive", description="Ours, or the published one to compare with.")
+    image_tower: str = Field(OWN_TOWER, description="Ours, or a pretrained ViT, DINO, SigLIP: folder or hub id.")
+    speech_tower: str = Field(
+        OWN_TOWER, description="Ours, or a pretrained wav2vec2, HuBERT, WavLM, Whisper: folder or hub id."
+    )
+    tune_towers: bool = Field(False, description="Train pretrained towers too; else they stay as they are.")
+    tower_learning_rate: float = Field(3e-5, gt=0, description="Highest learning rate of tuned towers.")
+    chip_size_px: int | None = Field(
+        None, ge=16, description="Side of all chips; 96 for rgb and 64 for others, or what a pretrained tower wants."
+    )
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
@@ -71,9 +83,17 @@ class TrainConfig(JobConfig):
         check_term(info.data.get("objective", "contrastive"), value)
         return value
 
+    def uris(self) -> list[str]:
+        """Folders of pretrained towers included."""
+        return super().uris() + [tower for tower in (self.image_tower, self.speech_tower) if is_folder(tower)]
+
     def settings(self) -> TrainSettings:
         """What the training itself is told."""
-        return TrainSettings.model_validate(self.model_dump(include=set(TrainSettings.model_fields)))
+        values = self.model_dump(include=set(TrainSettings.model_fields))
+        side_px = values.pop("chip_size_px")
+        sizes = {"chip_size_px": dict.fromkeys(IMAGE_MODALITIES, side_px)} if side_px else {}
+        towers = {name: absolute(values[name]) for name in ("image_tower", "speech_tower")}
+        return TrainSettings.model_validate({**values, **sizes, **towers})
 
 
 def run(config: TrainConfig) -> JobResult:
@@ -87,6 +107,7 @@ def run(config: TrainConfig) -> JobResult:
             raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
         if config.init_from is not None:
             read_config(config.init_from)
+        check_towers(config.settings(), modalities)
         claimed = config.model_dump(mode="json", exclude={"resume", "overwrite", "num_workers", "device"})
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
     cluster.connect(for_training=True)
@@ -123,7 +144,7 @@ def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
     filesystem, path = storage.arrow_filesystem(storage.join(working_uri, _CHECKPOINTS))
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=task.model_dump(mode="json"),
+        train_loop_config=task.model_dump(mode="json", exclude_unset=True),  # sizes that were not chosen stay so
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers if workers[0] < workers[1] else workers[1],

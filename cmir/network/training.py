@@ -27,6 +27,13 @@ from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.learner import Learner
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.pretrained_training import (
+    check_towers,
+    fill_towers,
+    image_checkpoint,
+    sized_for_towers,
+    speech_checkpoint,
+)
 from cmir.network.progress import TrainingProgress
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.training_data import TrainingData, read_training_data
@@ -88,7 +95,7 @@ def fit(
 
     Raises ConfigError where a modality that the preset needs is missing, DataError where shards cannot be used.
     """
-    clock = Clock()
+    clock, settings = Clock(), sized_for_towers(settings)
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     data = read_training_data(settings, shard_uris)
     learner = build_learner(settings, data, device, init_from)
@@ -109,7 +116,7 @@ def fit(
         learner.average,
         data.preprocessing,
         metrics={"validation": dict(clock.best_figures), "num_steps": clock.step, "seconds": clock.elapsed_s},
-        training=settings.model_dump(mode="json"),
+        training=settings.recorded(),
         data=data.counts(),
     )
     return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, clock.elapsed_s)
@@ -196,7 +203,7 @@ def build_learner(
 ) -> AnyLearner:
     """A network for the data's modalities and labels, its objective and optimiser; the same for the same seed.
 
-    Raises ConfigError where the objective does not fit the data, or cannot start from a bundle.
+    Raises ConfigError where the objective or a pretrained tower does not fit the data, or cannot start from a bundle.
     """
     if settings.objective == "cmirnet":
         return _published_learner(settings, data, device, init_from)
@@ -204,6 +211,11 @@ def build_learner(
     speech = SpeechTowerConfig()
     if data.preprocessing.features is not None:
         speech = SpeechTowerConfig(kind="features", input_dim=len(data.preprocessing.features.mean))
+    check_towers(settings, data.modalities)
+    seen, heard = image_checkpoint(settings), speech_checkpoint(settings, longest_s=data.preprocessing.max_speech_s)
+    if heard is not None and speech.kind == "features":
+        fix = "leave --speech-tower out, or use shards of sound"
+        raise ConfigError("a pretrained speech tower takes sound", seen="speech as features", fix=fix)
     config = NetworkConfig(
         modalities=data.modalities,
         dim=settings.dim,
@@ -212,6 +224,8 @@ def build_learner(
             modalities=images or IMAGE_MODALITIES, width=settings.image_width, depths=settings.image_depths
         ),
         speech=speech,
+        pretrained_image=seen.config if seen else None,
+        pretrained_speech=heard.config if heard else None,
     )
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(settings.seed)
@@ -219,6 +233,7 @@ def build_learner(
         objective = ContrastiveObjective(
             settings.term_weights, dim=settings.dim, num_classes=len(data.catalogue.class_names)
         )
+    fill_towers(net, seen, heard, tune=settings.tune_towers)
     labels = data.catalogue.labels
     if labels.any():  # start at the labels' prevalence: the first steps need not learn that most labels are absent
         share = float(labels[labels.any(axis=1)].mean())

@@ -1,9 +1,10 @@
 """What a training run is: one frozen model, saved in the bundle; its defaults suit UC Merced on two cores."""
 
 import math
+from pathlib import PurePath
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from cmir.archive.schema import Modality
 from cmir.errors import ConfigError
@@ -11,6 +12,7 @@ from cmir.network.augment import ImageAugmentation
 from cmir.network.objectives import cmirnet, contrastive
 from cmir.network.objectives.cmirnet import CmirNetSettings
 from cmir.network.objectives.contrastive import ContrastiveWeights
+from cmir.network.pretrained_source import OWN_TOWER, is_folder
 
 Preset = Literal["pan-ms", "image-speech", "all"]
 Objective = Literal["contrastive", "cmirnet"]
@@ -54,6 +56,10 @@ class TrainSettings(BaseModel):
     )
     image_width: int = Field(default=192, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
+    image_tower: str = Field(default=OWN_TOWER, description="ours, or a pretrained one: a folder or a hub id")
+    speech_tower: str = Field(default=OWN_TOWER, description="ours, or a pretrained one: a folder or a hub id")
+    tune_towers: bool = Field(default=False, description="train pretrained towers too; else they stay as they are")
+    tower_learning_rate: float = Field(default=3e-5, gt=0, description="highest one of tuned pretrained towers")
     grounds_per_batch: int = Field(default=32, ge=1)
     utterances_per_batch: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -68,6 +74,21 @@ class TrainSettings(BaseModel):
     def _ablates_a_term_of_the_objective(self) -> Self:
         check_term(self.objective, self.ablate)
         return self
+
+    @model_validator(mode="after")
+    def _pretrained_towers_fit(self) -> Self:
+        towers = {self.image_tower, self.speech_tower} - {OWN_TOWER}
+        if towers and self.objective == "cmirnet":
+            raise ValueError("objective cmirnet has towers of its own")
+        if self.tune_towers and not towers:
+            raise ValueError("there is no pretrained tower to tune: name one")
+        return self
+
+    def recorded(self) -> dict[str, JsonValue]:
+        """What a bundle keeps of them: of a tower's folder only the name, since bundles hold no local paths."""
+        towers = {"image_tower": self.image_tower, "speech_tower": self.speech_tower}
+        names = {field: PurePath(tower).name for field, tower in towers.items() if is_folder(tower)}
+        return {**self.model_dump(mode="json"), **names}
 
     @property
     def term_weights(self) -> ContrastiveWeights:
