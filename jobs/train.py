@@ -28,7 +28,7 @@ from cmir.network.embedder import resolve_device
 from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
 from cmir.network.pretrained_training import check_towers
 from cmir.network.training_data import trainable_modalities
-from cmir.network.training_settings import Objective, Preset, TrainSettings, check_term
+from cmir.network.training_settings import Objective, Preset, TrainSettings, check_term, check_tower, check_tuning
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -81,6 +81,18 @@ class TrainConfig(JobConfig):
     @classmethod
     def _term_of_the_objective(cls, value: str | None, info: ValidationInfo) -> str | None:
         check_term(info.data.get("objective", "contrastive"), value)
+        return value
+
+    @field_validator("image_tower", "speech_tower")
+    @classmethod
+    def _tower_of_the_objective(cls, value: str, info: ValidationInfo) -> str:
+        check_tower(info.data.get("objective", "contrastive"), value)
+        return value
+
+    @field_validator("tune_towers")
+    @classmethod
+    def _something_to_tune(cls, value: bool, info: ValidationInfo) -> bool:
+        check_tuning(value, *(info.data.get(name, OWN_TOWER) for name in ("image_tower", "speech_tower")))
         return value
 
     def uris(self) -> list[str]:
@@ -144,7 +156,7 @@ def _train(config: TrainConfig, working_uri: str) -> dict[str, Any]:
     filesystem, path = storage.arrow_filesystem(storage.join(working_uri, _CHECKPOINTS))
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=task.model_dump(mode="json", exclude_unset=True),  # sizes that were not chosen stay so
+        train_loop_config=task.loop_config(),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers if workers[0] < workers[1] else workers[1],

@@ -77,11 +77,9 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _pretrained_towers_fit(self) -> Self:
-        towers = {self.image_tower, self.speech_tower} - {OWN_TOWER}
-        if towers and self.objective == "cmirnet":
-            raise ValueError("objective cmirnet has towers of its own")
-        if self.tune_towers and not towers:
-            raise ValueError("there is no pretrained tower to tune: name one")
+        for tower in (self.image_tower, self.speech_tower):
+            check_tower(self.objective, tower)
+        check_tuning(self.tune_towers, self.image_tower, self.speech_tower)
         return self
 
     def recorded(self) -> dict[str, JsonValue]:
@@ -128,6 +126,18 @@ def check_term(objective: Objective, term: str | None) -> None:
     terms = _TERMS[objective]
     if term is not None and term not in terms:
         raise ValueError(f"objective {objective} has no term {term}, only {', '.join(terms)}")
+
+
+def check_tower(objective: Objective, tower: str) -> None:
+    """Raises ValueError where the objective takes no pretrained tower."""
+    if objective == "cmirnet" and tower != OWN_TOWER:
+        raise ValueError("objective cmirnet has towers of its own")
+
+
+def check_tuning(tune: bool, *towers: str) -> None:
+    """Raises ValueError where there is nothing to tune: our own towers are trained anyway."""
+    if tune and set(towers) <= {OWN_TOWER}:
+        raise ValueError("there is no pretrained tower to tune, name one")
 
 
 def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:
