@@ -22,9 +22,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cmir.archive import storage
 from cmir.archive.output import Output
+from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
+from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
+from cmir.network.pretrained_training import check_towers
 from cmir.network.trackers import mlflow_client
 from cmir.network.training_data import read_catalogues
 from cmir.network.training_settings import (
@@ -34,6 +37,8 @@ from cmir.network.training_settings import (
     TrainSettings,
     check_accumulation,
     check_term,
+    check_tower,
+    check_tuning,
     weight_settings,
 )
 from jobs import cluster, entrypoint
@@ -50,6 +55,15 @@ class TrainConfig(JobConfig):
     output: str = Field(description="Where the bundle goes; must not exist yet.")
     preset: Preset = Field("all", description="Which modalities: pan and ms, rgb and speech, or all that are there.")
     objective: Objective = Field("contrastive", description="Ours, or the published one to compare with.")
+    image_tower: str = Field(OWN_TOWER, description="Ours, or a pretrained ViT, DINO, SigLIP: folder or hub id.")
+    speech_tower: str = Field(
+        OWN_TOWER, description="Ours, or a pretrained wav2vec2, HuBERT, WavLM, Whisper: folder or hub id."
+    )
+    tune_towers: bool = Field(False, description="Train pretrained towers too; else they stay as they are.")
+    tower_learning_rate: float = Field(3e-5, gt=0, description="Highest learning rate of tuned towers.")
+    chip_size_px: int | None = Field(
+        None, ge=16, description="Side of all chips; 96 for rgb and 64 for others, or what a pretrained tower wants."
+    )
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
@@ -119,10 +133,30 @@ class TrainConfig(JobConfig):
         weight_settings(info.data.get("objective", "contrastive"), value or {})
         return value
 
+    @field_validator("image_tower", "speech_tower")
+    @classmethod
+    def _tower_of_the_objective(cls, value: str, info: ValidationInfo) -> str:
+        check_tower(info.data.get("objective", "contrastive"), value)
+        return value
+
+    @field_validator("tune_towers")
+    @classmethod
+    def _something_to_tune(cls, value: bool, info: ValidationInfo) -> bool:
+        check_tuning(value, *(info.data.get(name, OWN_TOWER) for name in ("image_tower", "speech_tower")))
+        return value
+
+    def uris(self) -> list[str]:
+        """Folders of pretrained towers included."""
+        return super().uris() + [tower for tower in (self.image_tower, self.speech_tower) if is_folder(tower)]
+
     def settings(self) -> TrainSettings:
         """What the training itself is told."""
-        told = self.model_dump(include=set(TrainSettings.model_fields), exclude={"weights"})
-        return TrainSettings.model_validate({**told, **weight_settings(self.objective, self.weights or {})})
+        values = self.model_dump(include=set(TrainSettings.model_fields), exclude={"weights"})
+        side_px = values.pop("chip_size_px")
+        sizes = {"chip_size_px": dict.fromkeys(IMAGE_MODALITIES, side_px)} if side_px else {}
+        towers = {name: absolute(values[name]) for name in ("image_tower", "speech_tower")}
+        weights = weight_settings(self.objective, self.weights or {})
+        return TrainSettings.model_validate({**values, **sizes, **towers, **weights})
 
 
 def run(config: TrainConfig) -> JobResult:
@@ -136,6 +170,7 @@ def run(config: TrainConfig) -> JobResult:
             raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
         if config.init_from is not None:
             read_config(config.init_from)
+        check_towers(config.settings(), modalities)
         mlflow_uri = _mlflow_uri(config)
         if mlflow_uri is not None:
             mlflow_client(mlflow_uri)
@@ -186,7 +221,7 @@ def train_group(
     filesystem, path = storage.arrow_filesystem(storage.join(working_uri, _CHECKPOINTS))
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=task.model_dump(mode="json"),
+        train_loop_config=task.loop_config(),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers if workers[0] < workers[1] else workers[1],

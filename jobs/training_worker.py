@@ -36,6 +36,10 @@ class WorkerTask(BaseModel):
     device: str = "cpu"
     mlflow_uri: str | None = None
 
+    def loop_config(self) -> dict[str, Any]:
+        """As Ray Train carries it. What was not chosen stays so: sizes of chips then follow from the network."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 def train_worker(task: dict[str, Any]) -> dict[str, Any]:
     """Train as one worker of Ray Train's group, going on from the run's last checkpoint where there is one.

@@ -3,6 +3,7 @@
 from cmir.network.model import NetworkConfig
 from cmir.network.model_card import model_card
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.pretrained_speech import PretrainedSpeechConfig
 from cmir.network.space import BundleConfig, DataCount, LabelPrototype
 from cmir.network.statistics import BandStatistics, SensorStatistics
 
@@ -43,6 +44,14 @@ def test_it_tells_what_a_stranger_asks() -> None:
         "first 4 s is not heard",
     ):
         assert part in card, part
+
+
+def test_pretrained_towers_and_what_they_need_are_named() -> None:
+    assert "| architecture | shared |" in model_card(make_config(), make_preprocessing(), {})
+    speech = PretrainedSpeechConfig(family="wavlm", transformer={"hidden_size": 32, "num_hidden_layers": 2})
+    network = NetworkConfig(modalities=("pan", "speech"), dim=2, pretrained_speech=speech)
+    card = model_card(make_config(network=network), make_preprocessing(), {})
+    assert "shared, pretrained wavlm for speech (needs `pip install 'cmir[pretrained]'`)" in card
 
 
 def test_it_does_not_claim_what_is_not_known() -> None:

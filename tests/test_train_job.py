@@ -10,11 +10,14 @@ from cmir.archive import storage
 from cmir.network.bundle import load_bundle
 from cmir.network.learner import DivergedError
 from cmir.network.objectives.cmirnet import CmirNetWeights
+from cmir.network.pretrained_checkpoint import read_image_checkpoint
 from cmir.network.training_settings import TrainSettings
 from jobs import cluster, train
 from jobs.entrypoint import run_command
+from jobs.training_worker import WorkerTask
 from tests.conftest import RayCluster
 from tests.tiny_archives import chip_row, tiny_settings, tone_row, write_archive
+from tests.tiny_towers import write_tower
 
 
 def job(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
@@ -48,11 +51,21 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--presets", "all"), "did you mean --preset"),
         (("--mlflow", "sqlite:///runs.db"), "expected http(s)://host:port or sqlite:////absolute/path.db"),
         (("--objective", "cmirnet", "--accumulation-steps", "2"), "batch norm over whole steps"),
+        (("--image-tower", "./nowhere"), "no pretrained tower there: seen no such folder"),
+        (
+            ("--image-tower", "VIT", "--chip-size-px", "20"),
+            "chips are no whole patches: seen 20 px, expected a multiple of 8",
+        ),
+        (("--speech-tower", "VIT"), "no speech tower we know: seen model_type vit"),
+        (("--speech-tower", "VIT", "--objective", "cmirnet"), "objective cmirnet has towers of its own"),
+        (("--tune-towers",), "there is no pretrained tower to tune"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_output_is_touched(
     flags: tuple[str, ...], message: str, archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tower = write_tower(tmp_path.parent / f"{tmp_path.name}-vit", "vit") if "VIT" in flags else ""
+    flags = tuple(tower if word == "VIT" else word for word in flags)
     given = () if flags[0] == "--shards" else ("--shards", archive)
     code, line = job(capsys, *given, *flags, "--output", str(tmp_path / "out"))
     assert (code, line["status"]) == (2, "refused")
@@ -137,6 +150,47 @@ def test_every_weight_can_be_set_and_every_term_left_out() -> None:
         assert getattr(config.settings().published_settings.weights, term) == 0.0
     config = train.TrainConfig.model_validate({"shards": ("a",), "output": "b", "weights": "pairs=1"})
     assert config.settings().term_weights.pairs == 1.0
+
+
+def test_towers_and_sizes_reach_the_workers_as_they_were_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arrived(**flags: object) -> TrainSettings:
+        config = train.TrainConfig.model_validate({"shards": ("a",), "output": "b", **flags})
+        task = WorkerTask(settings=config.settings(), shard_uris=("a",), bundle_uri="b")
+        return WorkerTask.model_validate(json.loads(json.dumps(task.loop_config()))).settings
+
+    assert arrived(objective="cmirnet").working_size_px == {"pan": 256, "ms": 64, "rgb": 256}
+    assert arrived(objective="cmirnet", chip_size_px=96).working_size_px == {"pan": 96, "ms": 96, "rgb": 96}
+    monkeypatch.chdir(tmp_path)
+    settings = arrived(image_tower="./dino", speech_tower="openai/whisper-base", tune_towers=True)
+    assert settings.image_tower == str(tmp_path / "dino"), "workers run elsewhere"
+    assert settings.speech_tower == "openai/whisper-base"
+    assert "chip_size_px" not in settings.model_fields_set
+    assert settings.recorded()["image_tower"] == "dino"
+    config = train.TrainConfig(shards=("a",), output="b", image_tower="./dino", speech_tower="openai/whisper-base")
+    assert config.uris() == ["b", "a", "./dino"]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", [False, True])
+def test_two_workers_train_with_pretrained_towers(
+    tune: bool, archive: str, tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, speech = write_tower(tmp_path / "vit", "vit"), write_tower(tmp_path / "wavlm", "wavlm")
+    flags = ["--shards", archive, "--output", str(tmp_path / "out"), "--num-workers", "2", "--device", "cpu"]
+    flags += ["--image-tower", image, "--speech-tower", speech, "--max-steps", "2", "--dim", "16"]
+    code, line = job(capsys, *flags, *(["--tune-towers"] if tune else []))
+    assert (code, line.get("error")) == (0, None)
+    bundle = load_bundle(line["outputs"]["bundle"])
+    assert bundle.preprocessing.chip_size_px == {"rgb": 32}
+    assert bundle.config.network.pretrained_image is not None
+    stored = read_image_checkpoint(image).tensors()
+    kept = [
+        torch.equal(bundle.net.get_parameter(f"image_tower.backbone.{name}"), value) for name, value in stored.items()
+    ]
+    assert all(kept) is not tune
 
 
 @pytest.mark.cluster

@@ -87,7 +87,7 @@ class Bundles:
             net,
             self.data.preprocessing,
             metrics={"validation": dict(figures), "num_steps": clock.step, "seconds": clock.elapsed_s, **more},
-            training=self.settings.model_dump(mode="json"),
+            training=self.settings.recorded(),
             data=self.data.counts(),
             heard_threshold=figures.get(HEARD_THRESHOLD),
         )

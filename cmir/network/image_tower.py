@@ -25,6 +25,7 @@ _STEM_STRIDE: Final = 4
 _GROUP_CHANNELS: Final = 16  # channels normalised together (Wu and He, "Group normalization", 2018)
 # Octaves of log wavelength: 300 nm .. 15 um is 5.6 of them, the finest wave resolves 1/16 octave (30 nm in green).
 _NUM_FREQUENCIES: Final = 6
+NUM_BAND_NUMBERS: Final = 2 * _NUM_FREQUENCIES + 2  # what `describe_bands` tells of each band
 _REFERENCE_NM: Final = 550.0
 _RELU_GAIN: Final = math.sqrt(2.0)  # keeps the variance through a ReLU (He et al., 2015)
 
@@ -72,11 +73,11 @@ class BandStem(nn.Module):
         self.bases = nn.Parameter(torch.randn(num_bases, channels, kernel_px, kernel_px) / math.sqrt(fan_in))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.mixer = nn.Sequential(
-            nn.Linear(2 * _NUM_FREQUENCIES + 2, 64), nn.GELU(), nn.Linear(64, num_bases), nn.LayerNorm(num_bases)
+            nn.Linear(NUM_BAND_NUMBERS, 64), nn.GELU(), nn.Linear(64, num_bases), nn.LayerNorm(num_bases)
         )
 
     def forward(self, x_BCHW: Tensor, wavelength_nm_C: Tensor) -> Tensor:
-        mix_CR = self.mixer(_describe_bands(wavelength_nm_C.to(x_BCHW.device)))
+        mix_CR = self.mixer(describe_bands(wavelength_nm_C.to(x_BCHW.device)))
         scale = 1.0 / math.sqrt(mix_CR.shape[0] * mix_CR.shape[1])
         kernel_OCkk = torch.einsum("cr,roij->ocij", mix_CR * scale, self.bases)
         features: Tensor = F.conv2d(x_BCHW, kernel_OCkk, self.bias, stride=_STEM_STRIDE, padding=self.padding)
@@ -208,7 +209,7 @@ def _waves(octaves: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _describe_bands(wavelength_nm: Tensor) -> Tensor:
+def describe_bands(wavelength_nm: Tensor) -> Tensor:
     """f32[C], nan for unknown -> f32[C, 2F + 2]: waves of log wavelength, whether it is unknown, place if so."""
     unknown = ~torch.isfinite(wavelength_nm) | (wavelength_nm <= 0)
     octaves = torch.where(unknown, torch.full_like(wavelength_nm, _REFERENCE_NM), wavelength_nm)

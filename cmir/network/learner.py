@@ -22,6 +22,7 @@ from cmir.network.batches import Batch, SpeechPart
 from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.pretrained_training import backbone_groups
 from cmir.network.training_settings import TrainSettings
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
@@ -43,7 +44,8 @@ class Learner:
         if is_on_cuda:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective.to(device)
-        self.average = copy.deepcopy(self.net).requires_grad_(False)
+        frozen = {id(parameter): parameter for parameter in self.net.parameters() if not parameter.requires_grad}
+        self.average = copy.deepcopy(self.net, frozen).requires_grad_(False)  # what stays as it is exists once
         if settings.compile == "always" or (settings.compile == "cuda" and is_on_cuda):
             compile_trunk(self.net)
         self.augment_speech = SpeechAugmenter()
@@ -64,7 +66,7 @@ class Learner:
         """
         rate = learning_rate(self.settings, step, fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_scale", 1.0)
         self.net.train()
         self.optimizer.zero_grad()
         self._set_speech_strength(fraction)
@@ -148,26 +150,34 @@ class Learner:
                 module.set_strength(self.settings.speech_strength_at(fraction))
 
     def _parameters(self) -> Iterator[nn.Parameter]:
-        yield from self.net.parameters()
-        yield from self.objective.parameters()
+        """What is trained; frozen towers are not."""
+        for module in (self.net, self.objective):
+            yield from (parameter for parameter in module.parameters() if parameter.requires_grad)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Kernels and matrices decay; gains, biases, temperatures and points of the space do not."""
+        settings, backbones = self.settings, self.net.backbones()
         points = {id(self.net.prototypes), id(self.objective.class_prototypes)}
-        decaying = [p for p in self._parameters() if p.ndim > 1 and id(p) not in points]
-        others = [p for p in self._parameters() if p.ndim <= 1 or id(p) in points]
+        pretrained = {id(p) for backbone in backbones for p in backbone.parameters()}
+        own = [p for p in self._parameters() if id(p) not in pretrained]
+        decaying = [p for p in own if p.ndim > 1 and id(p) not in points]
+        others = [p for p in own if p.ndim <= 1 or id(p) in points]
+        rate_scale = settings.tower_learning_rate / settings.learning_rate
         return [
-            {"params": decaying, "weight_decay": self.settings.weight_decay},
+            {"params": decaying, "weight_decay": settings.weight_decay},
             {"params": others, "weight_decay": 0.0},
+            *backbone_groups(backbones, weight_decay=settings.weight_decay, rate_scale=rate_scale),
         ]
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         """Exponential moving average whose memory grows with the number of steps."""
         keep = min(self.settings.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1.0 - keep)
-        for kept, current in zip(self.average.buffers(), self.net.buffers(), strict=True):
-            kept.copy_(current)
+        pairs = zip(self.average.parameters(), self.net.parameters(), strict=True)
+        kept, current = zip(*((mine, theirs) for mine, theirs in pairs if theirs.requires_grad), strict=True)
+        torch._foreach_lerp_(kept, current, 1.0 - keep)
+        for mine, theirs in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            mine.copy_(theirs)
 
 
 def learning_rate(settings: TrainSettings, step: int, fraction: float) -> float:

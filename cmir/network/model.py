@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from cmir.archive.schema import IMAGE_MODALITIES, MODALITIES, Modality
 from cmir.errors import DataError
 from cmir.network.image_tower import ImageTower, ImageTowerConfig
+from cmir.network.pretrained_image import PretrainedImageConfig, PretrainedImageTower
+from cmir.network.pretrained_speech import PretrainedSpeechConfig, PretrainedSpeechTower
 from cmir.network.speech_tower import SpeechTower, SpeechTowerConfig
 
 # Start of temperature and bias of the sigmoid loss, SigLIP (Zhai et al., ICCV 2023), section 3.2: t' = ln 10, b = -10.
@@ -45,7 +47,8 @@ class NetworkConfig(BaseModel):
     """What is built: everything that decides the shapes of the tensors, and the labels the prototypes stand for.
 
     `image` and `speech` are read only where `modalities` names an image modality or speech; stems are built for the
-    image modalities named here.
+    image modalities named here. `pretrained_image` and `pretrained_speech` stand in their place; they are left out of
+    JSON where there is none, so that networks without one keep the space_id they always had.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +58,8 @@ class NetworkConfig(BaseModel):
     labels: tuple[str, ...] = ()
     image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
     speech: SpeechTowerConfig = Field(default_factory=SpeechTowerConfig)
+    pretrained_image: PretrainedImageConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    pretrained_speech: PretrainedSpeechConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     architecture: Literal["shared", "cmirnet"] = "shared"
     cmirnet: CmirNetConfig | None = Field(default=None, description="for the architecture cmirnet, and for no other")
 
@@ -68,6 +73,8 @@ class NetworkConfig(BaseModel):
             raise ValueError(f"modalities must stand in the order {', '.join(ordered)}")
         if (self.architecture == "cmirnet") != (self.cmirnet is not None):
             raise ValueError("the architecture cmirnet and its settings go together")
+        if self.cmirnet is not None and (self.pretrained_image or self.pretrained_speech):
+            raise ValueError("the architecture cmirnet has towers of its own")
         return self
 
     @model_validator(mode="after")
@@ -119,17 +126,25 @@ class SharedSpaceNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_tower: ImageTower | None = None
-        self.speech_tower: SpeechTower | None = None
+        self.image_tower: ImageTower | PretrainedImageTower | None = None
+        self.speech_tower: SpeechTower | PretrainedSpeechTower | None = None
         if config.image_modalities:
-            self.image_tower = ImageTower(config.image.model_copy(update={"modalities": config.image_modalities}))
-            self.image_head = ProjectionHead(config.image.num_features, config.image.width, config.dim)
+            self.image_tower = _image_tower(config)
+            seen = config.pretrained_image or config.image
+            self.image_head = ProjectionHead(seen.num_features, seen.width, config.dim)
         if "speech" in config.modalities:
-            self.speech_tower = SpeechTower(config.speech)
-            self.speech_head = ProjectionHead(config.speech.width, config.speech.width, config.dim)
+            pretrained = config.pretrained_speech
+            self.speech_tower = PretrainedSpeechTower(pretrained) if pretrained else SpeechTower(config.speech)
+            heard = pretrained or config.speech
+            self.speech_head = ProjectionHead(heard.width, heard.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(len(config.labels), config.dim), dim=-1))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
+
+    def backbones(self) -> list[nn.Module]:
+        """The pretrained transformers inside the towers; none where both towers are our own."""
+        towers = (self.image_tower, self.speech_tower)
+        return [tower.backbone for tower in towers if isinstance(tower, PretrainedImageTower | PretrainedSpeechTower)]
 
     def encode_image(self, modality: str, pixels: Tensor, wavelength_nm: Tensor, gsd_m: Tensor) -> Tensor:
         """Unit vectors f32[B,D] of chips as `Preprocessing.image_input` makes them.
@@ -187,3 +202,9 @@ class SharedSpaceNet(nn.Module):
             expected=" or ".join(self.config.modalities),
             fix="leave the modality out or train a network with it",
         )
+
+
+def _image_tower(config: NetworkConfig) -> ImageTower | PretrainedImageTower:
+    if config.pretrained_image is not None:
+        return PretrainedImageTower(config.pretrained_image, config.image_modalities)
+    return ImageTower(config.image.model_copy(update={"modalities": config.image_modalities}))

@@ -43,9 +43,16 @@ items of another by cosine similarity.
 | space_id | `{config.space_id}` |
 | modalities | {", ".join(config.network.modalities)} |
 | dimensions | {config.network.dim} |
-| architecture | {config.network.architecture} |
+| architecture | {config.network.architecture}{_pretrained(config)} |
 | labels with a prototype | {labels} |
 | made | {config.created_at}, cmir {config.code_version}, space code {config.space_code_version} |"""
+
+
+def _pretrained(config: BundleConfig) -> str:
+    network = config.network
+    named = {"images": network.pretrained_image, "speech": network.pretrained_speech}
+    towers = [f"{tower.family} for {kind}" for kind, tower in named.items() if tower is not None]
+    return f", pretrained {' and '.join(towers)} (needs `pip install 'cmir[pretrained]'`)" if towers else ""
 
 
 def _training(config: BundleConfig) -> str:

@@ -31,6 +31,13 @@ from cmir.network.learner import Learner
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
 from cmir.network.pace import Pace
+from cmir.network.pretrained_training import (
+    check_towers,
+    fill_towers,
+    image_checkpoint,
+    sized_for_towers,
+    speech_checkpoint,
+)
 from cmir.network.progress import TrainingProgress
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.trackers import MLflow, TensorBoard, Tracker
@@ -86,7 +93,7 @@ def fit(
     Raises ConfigError where the shards cannot train what was asked for (see checks), the same on every worker;
     DivergedError where loss or gradient become infinite; DataError where shards cannot be read.
     """
-    clock = Clock()
+    clock, settings = Clock(), sized_for_towers(settings)
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     data = together(lambda: read_training_data(settings, shard_uris), lambda data: facts_of(data.catalogue))
     learner = build_learner(settings, data, device, init_from)
@@ -123,7 +130,7 @@ def _trackers(
     trackers: list[Tracker] = [TensorBoard(log_dir)] if log_dir is not None else []
     if mlflow_uri is not None:
         try:
-            trackers.append(MLflow(mlflow_uri, bundle_uri, settings.model_dump(mode="json"), is_resumed=is_resumed))
+            trackers.append(MLflow(mlflow_uri, bundle_uri, settings.recorded(), is_resumed=is_resumed))
         except ConfigError as error:  # the job asked it before it began: it went away since
             log.warning("training goes on without MLflow: %s", error)
     return trackers
@@ -225,7 +232,7 @@ def build_learner(
 ) -> AnyLearner:
     """A network for the data's modalities and labels, its objective and optimiser; the same for the same seed.
 
-    Raises ConfigError where the objective does not fit the data, or cannot start from a bundle.
+    Raises ConfigError where the objective or a pretrained tower does not fit the data, or cannot start from a bundle.
     """
     if settings.objective == "cmirnet":
         return _published_learner(settings, data, device, init_from)
@@ -233,6 +240,11 @@ def build_learner(
     speech = SpeechTowerConfig()
     if data.preprocessing.features is not None:
         speech = SpeechTowerConfig(kind="features", input_dim=len(data.preprocessing.features.mean))
+    check_towers(settings, data.modalities)
+    seen, heard = image_checkpoint(settings), speech_checkpoint(settings, longest_s=data.preprocessing.max_speech_s)
+    if heard is not None and speech.kind == "features":
+        fix = "leave --speech-tower out, or use shards of sound"
+        raise ConfigError("a pretrained speech tower takes sound", seen="speech as features", fix=fix)
     config = NetworkConfig(
         modalities=data.modalities,
         dim=settings.dim,
@@ -241,6 +253,8 @@ def build_learner(
             modalities=images or IMAGE_MODALITIES, width=settings.image_width, depths=settings.image_depths
         ),
         speech=speech,
+        pretrained_image=seen.config if seen else None,
+        pretrained_speech=heard.config if heard else None,
     )
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(settings.seed)
@@ -248,6 +262,7 @@ def build_learner(
         objective = ContrastiveObjective(
             settings.term_weights, dim=settings.dim, num_classes=len(data.catalogue.class_names)
         )
+    fill_towers(net, seen, heard, tune=settings.tune_towers)
     labels = data.catalogue.labels
     if labels.any():  # start at the labels' prevalence: the first steps need not learn that most labels are absent
         share = float(labels[labels.any(axis=1)].mean())

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from cmir.archive.schema import Modality
 from cmir.errors import ConfigError
@@ -12,6 +13,7 @@ from cmir.network.augment import ImageAugmentation
 from cmir.network.objectives import cmirnet, contrastive
 from cmir.network.objectives.cmirnet import CmirNetSettings, CmirNetWeights
 from cmir.network.objectives.contrastive import ContrastiveWeights
+from cmir.network.pretrained_source import OWN_TOWER, is_folder
 
 Preset = Literal["pan-ms", "image-speech", "all"]
 Objective = Literal["contrastive", "cmirnet"]
@@ -56,6 +58,10 @@ class TrainSettings(BaseModel):
     )
     image_width: int = Field(default=192, ge=32, multiple_of=4)
     image_depths: tuple[int, ...] = (2, 2, 2)
+    image_tower: str = Field(default=OWN_TOWER, description="ours, or a pretrained one: a folder or a hub id")
+    speech_tower: str = Field(default=OWN_TOWER, description="ours, or a pretrained one: a folder or a hub id")
+    tune_towers: bool = Field(default=False, description="train pretrained towers too; else they stay as they are")
+    tower_learning_rate: float = Field(default=3e-5, gt=0, description="highest one of tuned pretrained towers")
     grounds_per_batch: int = Field(default=32, ge=1)
     utterances_per_batch: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -82,6 +88,19 @@ class TrainSettings(BaseModel):
     def _divides_what_can_be(self) -> Self:
         check_accumulation(self.objective, self.accumulation_steps)
         return self
+
+    @model_validator(mode="after")
+    def _pretrained_towers_fit(self) -> Self:
+        for tower in (self.image_tower, self.speech_tower):
+            check_tower(self.objective, tower)
+        check_tuning(self.tune_towers, self.image_tower, self.speech_tower)
+        return self
+
+    def recorded(self) -> dict[str, JsonValue]:
+        """What a bundle keeps of them: of a tower's folder only the name, since bundles hold no local paths."""
+        towers = {"image_tower": self.image_tower, "speech_tower": self.speech_tower}
+        names = {field: PurePath(tower).name for field, tower in towers.items() if is_folder(tower)}
+        return {**self.model_dump(mode="json"), **names}
 
     @property
     def term_weights(self) -> ContrastiveWeights:
@@ -144,6 +163,18 @@ def weight_settings(objective: Objective, weights: Mapping[str, float]) -> dict[
     if unknown:
         raise ValueError(f"objective {objective} has no weight {', '.join(unknown)}, only {', '.join(known)}")
     return {"published": {"weights": dict(weights)}} if objective == "cmirnet" else {"weights": dict(weights)}
+
+
+def check_tower(objective: Objective, tower: str) -> None:
+    """Raises ValueError where the objective takes no pretrained tower."""
+    if objective == "cmirnet" and tower != OWN_TOWER:
+        raise ValueError("objective cmirnet has towers of its own")
+
+
+def check_tuning(tune: bool, *towers: str) -> None:
+    """Raises ValueError where there is nothing to tune: our own towers are trained anyway."""
+    if tune and set(towers) <= {OWN_TOWER}:
+        raise ValueError("there is no pretrained tower to tune, name one")
 
 
 def chosen_modalities(preset: Preset, present: tuple[Modality, ...]) -> tuple[Modality, ...]:
