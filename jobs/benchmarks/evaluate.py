@@ -39,7 +39,8 @@ _CHIPS: Final[dict[Modality, tuple[tuple[str, ...], int, float]]] = {
     "pan": (("pan",), 256, 2.0),
     "ms": (MS_BANDS, 64, 8.0),
 }
-_NUM_LOOKS: Final = 2  # different chips of a class; few, so that the archive is small on disk
+_NUM_LOOKS: Final = 2  # different chips of a class
+_FIELD_PX: Final = 8  # side of fields of one value, so that 80,000 pairs take little disk
 _SMALL: Final = TrainSettings(preset="pan-ms", dim=64, image_width=64, image_depths=(1,))
 
 
@@ -133,8 +134,8 @@ def chip_archive(config: EvaluateBenchmark, uri: str) -> str:
     """An archive of paired chips in the sizes of DSRSID, few different ones under as many ids; returns its URI."""
     draw = np.random.default_rng(config.seed)
     for modality, (bands, side_px, _) in _CHIPS.items():
-        shape = (len(LAND_COVERS) * _NUM_LOOKS, len(bands), side_px, side_px)
-        looks = draw.integers(0, 256, shape, dtype=np.uint8)
+        shape = (len(LAND_COVERS) * _NUM_LOOKS, len(bands), side_px // _FIELD_PX, side_px // _FIELD_PX)
+        looks = draw.integers(0, 256, shape, dtype=np.uint8).repeat(_FIELD_PX, axis=2).repeat(_FIELD_PX, axis=3)
         writers: dict[Split, ShardFileWriter] = {}
         for pair in range(config.num_queries + config.gallery_size):
             split = _split_of(config, pair)

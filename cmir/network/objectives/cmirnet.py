@@ -36,7 +36,7 @@ class CmirNetWeights(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: float = Field(default=1.0, ge=0)
-    orthogonality: float = Field(default=1e-2, ge=0)
+    orthogonality: float = Field(default=1e-4, ge=0)
     latent: float = Field(default=0.3, ge=0)
     classifier: float = Field(default=1.0, ge=0)
     norm: float = Field(default=1e-3, ge=0)
