@@ -114,9 +114,8 @@ def ask_service(url: str, question: Question) -> list[ClientHit]:
         else:
             part = item_part(question.item) if question.item is not None else label_part(question.label or "")
             answer = client.search([part], target=targets, k=question.k)
-    for heard in answer.heard:
-        if heard.message is not None:
-            raise nothing_heard(heard.labels, question.speech)
+    if answer.unheard is not None:
+        raise nothing_heard(answer.unheard.labels, question.speech)
     return list(answer.hits)
 
 

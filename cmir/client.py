@@ -50,6 +50,11 @@ class ClientHeard:
     labels: tuple[tuple[str, float], ...]
     message: str | None
 
+    @property
+    def nearest(self) -> str:
+        """The labels with their cosines, as a person reads them."""
+        return ", ".join(f"nearest {label}, {score:.2f}" for label, score in self.labels)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -61,6 +66,11 @@ class Answer:
     timings_ms: Mapping[str, float]
     request_id: str
     heard: tuple[ClientHeard, ...] = ()
+
+    @property
+    def unheard(self) -> ClientHeard | None:
+        """The first recording that names no known label, and so leaves no hits; None if each names one."""
+        return next((heard for heard in self.heard if heard.message is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class LiveAnswer:
         asked, found = set(self.query.labels), set(hit.labels)
         if self.query.media.modality == "speech":
             return asked <= found
-        return found <= asked if hit.modality == "speech" else bool(asked & found)
+        return bool(asked & found) and (hit.modality != "speech" or found <= asked)
 
 
 def choose_queries(shard_uris: Sequence[str]) -> list[LiveQuery]:
@@ -138,6 +138,8 @@ def hits_table(answered: LiveAnswer) -> Table:
     for hit in answered.answer.hits:
         mark = "[green]hit[/green]" if answered.is_relevant(hit) else "[red]miss[/red]"
         table.add_row(str(hit.rank), f"{hit.score:.3f}", mark, ", ".join(hit.labels), hit.scene_class or "")
+    if answered.answer.unheard is not None:
+        table.caption = f"{answered.answer.unheard.message} ({answered.answer.unheard.nearest})"
     return table
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,21 @@ import pytest
 from cmir.archive.imagery import Chip, decode_chip
 from cmir.archive.schema import Media
 from cmir.archive.speech import decode_speech
-from cmir.client import Answer, ClientHit
+from cmir.client import Answer, ClientHeard, ClientHit
 from cmir.errors import DataError
-from cmir.live_queries import DIRECTIONS, LiveAnswer, LiveQuery, choose_queries, hits_table, image_file, wav_file
+from cmir.evaluation.measurement import evaluate
+from cmir.live_queries import (
+    DIRECTIONS,
+    LiveAnswer,
+    LiveQuery,
+    choose_queries,
+    hits_table,
+    image_file,
+    wav_file,
+    write_live_report,
+)
 from tests import serve_real, tiny_archives
+from tests.made_items import Made, items_of
 
 
 def _hit(item_id: str, modality: str, labels: tuple[str, ...]) -> ClientHit:
@@ -27,8 +39,8 @@ def test_relevance_is_the_evaluations() -> None:
     assert [spoken.is_relevant(hit) for hit in found] == [True, False, False]
     seen = _answered("pan", ("ship", "dock"), found)
     assert [seen.is_relevant(hit) for hit in found] == [True, False, False]
-    words = [_hit("d", "speech", ("ship",)), _hit("e", "speech", ("ship", "sea"))]
-    assert [seen.is_relevant(hit) for hit in words] == [True, False]
+    words = [_hit("d", "speech", ("ship",)), _hit("e", "speech", ("ship", "sea")), _hit("f", "speech", ())]
+    assert [seen.is_relevant(hit) for hit in words] == [True, False, False]
 
 
 @pytest.mark.parametrize("modality", ["pan", "ms", "rgb"])
@@ -78,3 +90,16 @@ def test_the_table_marks_hits_and_misses() -> None:
     table = hits_table(answered)
     assert table.row_count == 2
     assert list(table.columns[2].cells) == ["[green]hit[/green]", "[red]miss[/red]"]
+
+
+def test_a_recording_that_names_nothing_is_said_in_table_and_page(tmp_path: Path) -> None:
+    unheard = ClientHeard((("sea", 0.214),), "no known label heard")
+    silent = replace(_answered("speech", ("sea",), []), answer=Answer((), "s0", 1, {"total": 3.0}, "r", (unheard,)))
+    said = "no known label heard (nearest sea, 0.21)"
+    assert hits_table(silent).caption == said
+    found = _answered("speech", ("sea",), [_hit("a", "rgb", ("sea",))])
+    assert hits_table(found).caption is None
+    report = evaluate(items_of([Made("pan", ("sea",)), Made("rgb", ("sea",))]), space_id="s0").report
+    for answered, is_said in ((silent, True), (found, False)):
+        write_live_report(tmp_path / "report.html", [answered], {"figures.html": report}, {})
+        assert (said in (tmp_path / "report.html").read_text()) is is_said
