@@ -44,7 +44,7 @@ class ShardConfig(JobConfig):
     )
     language: str = Field("en", description="tts: language of the voices, en, de or fr.")
     held_out_engine: str | None = Field(
-        None, description="tts: the speech engine that stands in test alone; flite, else pico, where several speak."
+        None, description="tts: the engine that stands in test alone, or none; pico, else flite, where several speak."
     )
     hard: bool = Field(False, description="wald: degrade each side by itself (shift, MTF, gain, haze, noise).")
     chip_size_px: int = Field(256, gt=15, description="pairs: side of a PAN chip in pixels.")

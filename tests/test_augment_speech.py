@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmir.network.augment_speech import (
-    SpectrogramAugmentation,
-    SpectrogramAugmenter,
-    SpeechAugmentation,
-    SpeechAugmenter,
-)
+from cmir.network.augment_spectrogram import SpectrogramAugmentation, SpectrogramAugmenter
+from cmir.network.augment_speech import SpeechAugmentation, SpeechAugmenter
 
 NOTHING = SpeechAugmentation(
     speed_share=0, room_share=0, tilt_db_per_octave=0, telephone_share=0, noise_share=0, clipping_share=0, shift_s=0

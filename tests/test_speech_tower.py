@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cmir.network.speech_tower import SpeechTower, SpeechTowerConfig, masked_statistics, normalise_utterance
+from cmir.network.speech_tower import AttentiveStatistics, SpeechTower, SpeechTowerConfig, normalise_utterance
 
 SMALL = SpeechTowerConfig(width=24, num_mels=32, channels=4, hidden=16, num_blocks=2)
 
@@ -58,18 +58,24 @@ def test_silence_and_single_samples_give_numbers(tower: SpeechTower) -> None:
 def test_statistics_leave_the_padding_out() -> None:
     x = torch.tensor([[[1.0, 3.0, 0.0, 0.0]], [[2.0, 2.0, 5.0, 3.0]]])
     mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 1.0, 1.0, 1.0]]])
+    pool = AttentiveStatistics(1)
+    torch.nn.init.zeros_(pool.weight.weight)  # all frames alike
     expected = torch.tensor([[2.0, 1.0, 3.0], [3.0, 1.5**0.5, 5.0]])
-    torch.testing.assert_close(masked_statistics(x, mask), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(pool(x, mask), expected, rtol=0, atol=1e-4)
+    torch.nn.init.constant_(pool.weight.weight, 20.0)  # the largest alone
+    torch.testing.assert_close(pool(x, mask)[:, 0], torch.tensor([3.0, 5.0]), rtol=0, atol=1e-4)
 
 
-def test_a_band_s_constant_is_taken_away() -> None:
+def test_a_gain_is_taken_away_and_a_vowel_s_shape_is_not() -> None:
     mel = torch.randn(2, 8, 20, generator=torch.Generator().manual_seed(1))
     num_frames = torch.tensor([20, 11])
-    filtered = mel + torch.randn(1, 8, 1, generator=torch.Generator().manual_seed(2))
     normalised = normalise_utterance(mel, num_frames)
-    torch.testing.assert_close(normalise_utterance(filtered, num_frames), normalised, rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalise_utterance(mel + 2.5, num_frames), normalised, rtol=0, atol=1e-5)
     assert (normalised[1, :, 11:] == 0).all()
-    torch.testing.assert_close(normalised[1, :, :11].mean(dim=1), torch.zeros(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalised[1, :, :11].mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
+    held = torch.linspace(-1, 1, 8)[None, :, None].expand(1, 8, 20)
+    shape = normalise_utterance(held, torch.tensor([20]))[0]
+    torch.testing.assert_close(shape, (held / (held.var(correction=0) + 0.1).sqrt())[0], rtol=0, atol=1e-5)
 
 
 def test_it_learns_two_sounds() -> None:

@@ -25,10 +25,10 @@ ESPEAK_BASES: Final[dict[str, tuple[str, ...]]] = {
     "fr": ("fr", "fr-be", "fr-ch"),
 }
 PICO_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("en-US", "en-GB"), "de": ("de-DE",), "fr": ("fr-FR",)}
-FLITE_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("slt", "rms", "awb", "kal", "kal16")}
-# One voice in so many speaks by the engine, where it is installed: of espeak-ng there are as many voices as one likes,
-# of the others one for each base voice.
-SHARES: Final = {"pico": 4, "flite": 8}
+FLITE_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("slt", "rms", "awb", "kal16")}
+# One voice in so many speaks by the engine, where it is installed. espeak-ng has any number of voices, all made by
+# formula; the few of the others are made of recordings of people.
+SHARES: Final = {"flite": 4, "pico": 8}
 NORMAL_WORDS_PER_MINUTE: Final = 165
 
 # Variants that sound like people. Left out: robots, demons, whisperers, and two whose noise differs each time.
@@ -42,7 +42,7 @@ VARIANTS: Final = (
     *("marcelo", "max", "michel", "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert"),
     *("sandro", "shelby", "steph", "steph2", "steph3", "travis", "victor", "zac"),
 )
-_FLITE_PITCH_HZ: Final = {"slt": 185.0, "rms": 90.0, "awb": 130.0, "kal": 95.0, "kal16": 95.0}  # their own means
+_FLITE_PITCH_HZ: Final = {"slt": 185.0, "rms": 90.0, "awb": 130.0, "kal16": 95.0}  # their own means
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,18 @@ def draw_voices(
     others = {
         name: max(1, num_voices // share)
         for name, share in SHARES.items()
-        if name in speaking and _bases(name, language) and num_voices > len(SHARES)
+        if name in speaking and base_names(name, language) and num_voices > len(SHARES)
     }
     voices = _draw("espeak-ng", bases, VARIANTS, num_voices - sum(others.values()), drawer)
     for name, num in others.items():
-        voices += _draw(name, _bases(name, language), ("",), num, drawer)
+        voices += _draw(name, base_names(name, language), ("",), num, drawer)
     return voices
+
+
+def base_names(engine: str, language: str) -> tuple[str, ...]:
+    """The base voices of an engine, none where it does not know the language."""
+    known = {"espeak-ng": ESPEAK_BASES, "pico": PICO_BASES, "flite": FLITE_BASES}[engine]
+    return known.get(language, ())
 
 
 def speak(voice: Voice, text: str) -> F32:
@@ -141,10 +147,6 @@ def _draw(
         )
         chosen.setdefault(voice.name, voice)
     return tuple(chosen.values())
-
-
-def _bases(engine: str, language: str) -> tuple[str, ...]:
-    return {"pico": PICO_BASES, "flite": FLITE_BASES}[engine].get(language, ())
 
 
 def _speak_espeak(voice: Voice, text: str) -> F32:

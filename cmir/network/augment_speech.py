@@ -5,13 +5,14 @@ one FFT per batch. Each effect is drawn per utterance from torch's own generator
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLE_RATE_HZ = 16_000
+SAMPLE_RATE_HZ: Final = 16_000
+_NOISE_BINS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class SpeechAugmenter(nn.Module):
     def __init__(self, settings: SpeechAugmentation | None = None) -> None:
         super().__init__()
         self.full = self.settings = settings or SpeechAugmentation()
+        generator = torch.Generator().manual_seed(0)  # the same after a resume
+        self._noise_N = torch.view_as_complex(torch.randn(_NOISE_BINS, 2, generator=generator))
 
     def set_strength(self, strength: float) -> None:
         """Scale all effects from now on, 0..1."""
@@ -60,24 +63,25 @@ class SpeechAugmenter(nn.Module):
         with torch.no_grad():
             moved_BT, length_B = self._respace(waveform_BT, num_samples_B)
             changed_BT = self._clip(self._filter_and_add_noise(moved_BT, length_B))
-            return changed_BT * _inside(length_B, changed_BT.shape[1]), length_B
+            return changed_BT * inside(length_B, changed_BT.shape[1]), length_B
 
     def _respace(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """Another speed, by linear interpolation (faster is shorter and higher, as on a tape), and silence around."""
         low, high = self.settings.speed_range
-        factor_B = _uniform(waveform_BT, low, high)
+        factor_B = uniform(waveform_BT, low, high)
         factor_B = torch.where(_chosen(waveform_BT, self.settings.speed_share), factor_B, 1.0)
         most = int(self.settings.shift_s * SAMPLE_RATE_HZ)
-        before_B, after_B = (_uniform(waveform_BT, 0.0, 1.0) * most for _ in range(2))
-        length_B = (before_B + num_samples_B / factor_B + after_B).long().clamp(min=1)
-        time_T = torch.arange(int(length_B.max()), device=waveform_BT.device)
-        position_BT = (time_T[None] - before_B[:, None]) * factor_B[:, None]
-        left_BT = position_BT.floor()
-        last = waveform_BT.shape[1] - 1
-        index_BT = left_BT.long()
-        at_BT, after_BT = (waveform_BT.gather(1, (index_BT + i).clamp_(0, last)) for i in range(2))
-        inside_BT = (position_BT >= 0) & (position_BT < num_samples_B[:, None])
-        return torch.lerp(at_BT, after_BT, position_BT - left_BT) * inside_BT, length_B
+        before_B, after_B = ((uniform(waveform_BT, 0.0, 1.0) * most).long() for _ in range(2))
+        spoken_B = (num_samples_B / factor_B).long().clamp(min=1)
+        length_B = before_B + spoken_B + after_B
+        moved_BT = waveform_BT.new_zeros(len(waveform_BT), int(length_B.max()))
+        spans = zip(num_samples_B.tolist(), before_B.tolist(), spoken_B.tolist(), strict=True)
+        for i, (num_samples, before, spoken) in enumerate(
+            spans
+        ):  # one gather of all rows at once takes five times as long
+            utterance = waveform_BT[i, None, None, :num_samples]
+            moved_BT[i, before : before + spoken] = F.interpolate(utterance, spoken, mode="linear")[0, 0]
+        return moved_BT, length_B
 
     def _filter_and_add_noise(self, waveform_BT: Tensor, length_B: Tensor) -> Tensor:
         """Room, tilt and telephone band as one product of spectra; noise is made as a spectrum too."""
@@ -101,20 +105,30 @@ class SpeechAugmenter(nn.Module):
         `stretch_B`: samples of the transform, over which noise goes on, to those of the utterance.
         """
         power_B = torch.view_as_real(spectrum_BF).square().mean(dim=(1, 2))
-        exponent_B = _uniform(power_B, 0.0, 1.0)
+        exponent_B = uniform(power_B, 0.0, 1.0)
         shape_BF = (frequency_F.clamp(min=100.0) / 100.0).log()[None].mul(-exponent_B[:, None]).exp()
-        ratio_B = torch.pow(10.0, -_uniform(power_B, *self.settings.snr_db) / 20.0)
+        ratio_B = torch.pow(10.0, -uniform(power_B, *self.settings.snr_db) / 20.0)
         ratio_B = ratio_B * _chosen(power_B, self.settings.noise_share)
         level_B = (power_B * stretch_B / shape_BF.square().mean(dim=1)).sqrt() * ratio_B
-        noise_BF = torch.view_as_complex(torch.randn(*shape_BF.shape, 2, device=shape_BF.device))
-        return noise_BF * (shape_BF * level_B[:, None])
+        return self._white(spectrum_BF) * (shape_BF * level_B[:, None])
+
+    def _white(self, like_BF: Tensor) -> Tensor:
+        """Spectra of white noise, cut at random places from a long one: drawing each anew costs more than filtering."""
+        if self._noise_N.device != like_BF.device:
+            self._noise_N = self._noise_N.to(like_BF.device)
+        num_bins = like_BF.shape[1]
+        spare = len(self._noise_N) - num_bins
+        if spare < num_bins:  # minutes of sound
+            return torch.view_as_complex(torch.randn(*like_BF.shape, 2, device=like_BF.device))
+        starts = (uniform(like_BF.real, 0.0, 1.0) * spare).long().tolist()
+        return torch.stack([self._noise_N[start : start + num_bins] for start in starts])
 
     def _line(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
         """What microphone and line do to sound and noise alike."""
         return self._tilt(like_BT, frequency_F) * self._telephone(like_BT, frequency_F)
 
     def _tilt(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
-        slope_B = _uniform(like_BT, -1.0, 1.0) * self.settings.tilt_db_per_octave
+        slope_B = uniform(like_BT, -1.0, 1.0) * self.settings.tilt_db_per_octave
         octaves_F = (frequency_F.clamp(min=60.0) / 1000.0).log2()
         return torch.pow(10.0, slope_B[:, None] * octaves_F[None] / 20.0)
 
@@ -125,12 +139,12 @@ class SpeechAugmenter(nn.Module):
 
     def _room(self, like_RT: Tensor, tail: int) -> Tensor:
         """Impulse responses f32[R,tail]: the direct sound, then noise that falls by 60 dB within the drawn RT60."""
-        rt60_R = _uniform(like_RT, *self.settings.reverberation_s)
+        rt60_R = uniform(like_RT, *self.settings.reverberation_s)
         time_T = torch.arange(tail, device=like_RT.device) / SAMPLE_RATE_HZ
         decay_RT = torch.exp(-6.9078 * time_T[None] / rt60_R[:, None])  # ln(1000): 60 dB of amplitude
         echoes_RT = torch.randn(len(like_RT), tail, device=like_RT.device) * decay_RT
         energy_R = echoes_RT.square().sum(dim=1).sqrt()
-        echoes_RT = echoes_RT * (_uniform(like_RT, 0.2, 1.0) / energy_R)[:, None]
+        echoes_RT = echoes_RT * (uniform(like_RT, 0.2, 1.0) / energy_R)[:, None]
         echoes_RT[:, 0] += 1.0
         return echoes_RT
 
@@ -138,102 +152,25 @@ class SpeechAugmenter(nn.Module):
         peak_B = waveform_BT.abs().amax(dim=1)
         level_B = torch.where(
             _chosen(waveform_BT, self.settings.clipping_share),
-            _uniform(waveform_BT, *self.settings.clipping_level),
+            uniform(waveform_BT, *self.settings.clipping_level),
             1.0,
         )
         limit_B = (peak_B * level_B)[:, None]
         return torch.maximum(torch.minimum(waveform_BT, limit_B), -limit_B)
 
 
-@dataclass(frozen=True, slots=True)
-class SpectrogramAugmentation:
-    """Changes of log-mel spectrograms: vocal tract length, tempo, and SpecAugment's masks (Park et al. 2019)."""
-
-    warp_range: tuple[float, float] = (0.82, 1.2)  # of the mel axis
-    tempo_range: tuple[float, float] = (0.75, 1.3)
-    num_bands: int = 2
-    band_mels: float = 12
-    num_gaps: int = 2
-    gap_share: float = 0.15  # of an utterance's frames
-
-    def scaled(self, strength: float) -> Self:
-        """Every change smaller: at strength 0 there is none, at 1 these settings."""
-        return replace(
-            self,
-            warp_range=_towards_one(self.warp_range, strength),
-            tempo_range=_towards_one(self.tempo_range, strength),
-            band_mels=self.band_mels * strength,
-            gap_share=self.gap_share * strength,
-        )
-
-
-class SpectrogramAugmenter(nn.Module):
-    """log-mel f32[B,M,F] with i64[B] frames -> the same kind, changed; an own random draw for each utterance."""
-
-    def __init__(self, settings: SpectrogramAugmentation | None = None) -> None:
-        super().__init__()
-        self.full = self.settings = settings or SpectrogramAugmentation()
-
-    def set_strength(self, strength: float) -> None:
-        """Scale all changes from now on, 0..1."""
-        self.settings = self.full.scaled(strength)
-
-    def forward(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Warped and masked spectrograms and their frame counts; masked cells hold 0, the mean of a normalised one."""
-        with torch.no_grad():
-            warped_BMF, num_frames_B = self._warp(mel_BMF, num_frames_B)
-            return self._mask(warped_BMF, num_frames_B), num_frames_B
-
-    def _warp(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample the spectrogram on another grid of mels and frames, bilinearly."""
-        num_mels, total = mel_BMF.shape[1:]
-        tempo_B = _uniform(mel_BMF, *self.settings.tempo_range)
-        warp_B = _uniform(mel_BMF, *self.settings.warp_range)
-        frames_B = (num_frames_B / tempo_B).floor().long().clamp(min=1)
-        frame_BF = torch.arange(int(frames_B.max()), device=mel_BMF.device)[None] * tempo_B[:, None]
-        mel_BM = torch.arange(num_mels, device=mel_BMF.device)[None] * warp_B[:, None]
-        x_BF, y_BM = frame_BF * 2 / max(total - 1, 1) - 1, mel_BM * 2 / (num_mels - 1) - 1
-        shape = (len(mel_BMF), num_mels, x_BF.shape[1])
-        grid = torch.stack([x_BF[:, None, :].expand(shape), y_BM[:, :, None].expand(shape)], dim=-1)
-        warped = F.grid_sample(mel_BMF[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
-        return warped * _inside(frames_B, warped.shape[2])[:, None], frames_B
-
-    def _mask(self, mel_BMF: Tensor, num_frames_B: Tensor) -> Tensor:
-        keep = torch.ones_like(mel_BMF)
-        for _ in range(self.settings.num_bands):
-            width_B = _uniform(mel_BMF, 0.0, 1.0) * self.settings.band_mels
-            start_B = _uniform(mel_BMF, 0.0, 1.0) * (mel_BMF.shape[1] - width_B)
-            keep = keep * ~_between(start_B, width_B, mel_BMF.shape[1])[:, :, None]
-        for _ in range(self.settings.num_gaps):
-            width_B = _uniform(mel_BMF, 0.0, 1.0) * self.settings.gap_share * num_frames_B
-            start_B = _uniform(mel_BMF, 0.0, 1.0) * (num_frames_B - width_B)
-            keep = keep * ~_between(start_B, width_B, mel_BMF.shape[2])[:, None, :]
-        return mel_BMF * keep
-
-
-def _uniform(like: Tensor, low: float, high: float) -> Tensor:
-    """One draw per utterance f32[B]."""
+def uniform(like: Tensor, low: float, high: float) -> Tensor:
+    """One draw per row f32[B]."""
     return torch.empty(like.shape[0], device=like.device).uniform_(low, high)
-
-
-def _towards_one(bounds: tuple[float, float], strength: float) -> tuple[float, float]:
-    low, high = (1.0 + (bound - 1.0) * strength for bound in bounds)
-    return low, high
 
 
 def _chosen(like: Tensor, share: float) -> Tensor:
     return torch.rand(like.shape[0], device=like.device) < share
 
 
-def _inside(length_B: Tensor, total: int) -> Tensor:
+def inside(length_B: Tensor, total: int) -> Tensor:
     """bool[B,total]: positions before each length."""
     return torch.arange(total, device=length_B.device)[None] < length_B[:, None]
-
-
-def _between(start_B: Tensor, width_B: Tensor, total: int) -> Tensor:
-    """bool[B,total]: whole positions within [start, start + width)."""
-    position = torch.arange(total, device=start_B.device)[None]
-    return (position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])
 
 
 def _fast_size(least: int) -> int:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cmir.errors import DataError
 from cmir.network.augment import VariedBatch, vary_batch
-from cmir.network.augment_speech import SpectrogramAugmenter, SpeechAugmenter
+from cmir.network.augment_spectrogram import SpectrogramAugmenter
+from cmir.network.augment_speech import SpeechAugmenter
 from cmir.network.batches import Batch, SpeechPart
 from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet

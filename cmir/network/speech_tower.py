@@ -1,4 +1,4 @@
-"""Utterances f32[B,T] -> features f32[B,width]: log-mel, a small masked convolutional net, statistics over time.
+"""Utterances f32[B,T] -> features f32[B,width]: log-mel, a small masked convolutional net, attentive statistics.
 
 After every convolution what lies beyond an utterance's end is set to zero again, which is also what a convolution sees
 beyond the edge of an unpadded one: an utterance has the same features alone and in any batch. Three-by-three kernels
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cmir.archive.log_mel import LogMel
-from cmir.network.augment_speech import SpectrogramAugmenter
+from cmir.network.augment_spectrogram import SpectrogramAugmenter
 
 
 class SpeechTowerConfig(BaseModel):
@@ -64,6 +64,7 @@ class WaveformNet(nn.Module):
         dilations = [1 + i // 2 for i in range(config.num_blocks)]
         self.blocks = nn.ModuleList([ResidualBlock(hidden, dilation) for dilation in dilations])
         self.widen = MaskedConv1d(hidden, hidden * 2, kernel=1)
+        self.pool = AttentiveStatistics(hidden * 2)
         self.out = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(hidden * 6, config.width))
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class WaveformNet(nn.Module):
         x = self.flatten(x.flatten(1, 2), mask)
         for block in self.blocks:
             x = block(x, mask)
-        features: Tensor = self.out(masked_statistics(self.widen(x, mask), mask))
+        features: Tensor = self.out(self.pool(self.widen(x, mask), mask))
         return features
 
 
@@ -144,6 +145,22 @@ class ResidualBlock(nn.Module):
         return summed
 
 
+class AttentiveStatistics(nn.Module):
+    """Mean and deviation of each channel over the frames it attends to, and its maximum (Okabe et al., 2018, with a
+    weight for each channel)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
+        """f32[B,3C] of x >= 0, zero beyond each utterance's end."""
+        share_BCF = self.weight(x_BCF).masked_fill(mask_B1F == 0, float("-inf")).softmax(dim=2)
+        mean_BC = (share_BCF * x_BCF).sum(dim=2)
+        variance_BC = (share_BCF * (x_BCF - mean_BC[:, :, None]).square()).sum(dim=2)
+        return torch.cat([mean_BC, (variance_BC + 1e-5).sqrt(), x_BCF.amax(dim=2)], dim=1)
+
+
 def frame_mask(num_frames_B: Tensor, total: int) -> Tensor:
     """f32[B,1,total]: 1 before each utterance's end."""
     position = torch.arange(total, device=num_frames_B.device)
@@ -151,20 +168,13 @@ def frame_mask(num_frames_B: Tensor, total: int) -> Tensor:
 
 
 def normalise_utterance(mel_BMF: Tensor, num_frames_B: Tensor) -> Tensor:
-    """Each mel band minus its mean over the utterance, all by one deviation; zeros beyond the end.
+    """A spectrogram minus its mean, by its deviation, both over all bands and frames; zeros beyond the end.
 
-    What a microphone or a line adds to a band is thereby taken away; silence, which does not vary, gives zeros.
+    Silence, which does not vary, gives zeros. A mean of each band would take away what a microphone or line adds, and
+    with it what tells a long vowel: new speakers are named less well (docs/results.md).
     """
     mask = frame_mask(num_frames_B, mel_BMF.shape[2])
-    count = num_frames_B[:, None, None].to(mel_BMF.dtype)
-    centred = (mel_BMF - (mel_BMF * mask).sum(dim=2, keepdim=True) / count) * mask
-    variance = centred.square().sum(dim=(1, 2), keepdim=True) / (count * mel_BMF.shape[1])
+    count = num_frames_B[:, None, None].to(mel_BMF.dtype) * mel_BMF.shape[1]
+    centred = (mel_BMF - (mel_BMF * mask).sum(dim=(1, 2), keepdim=True) / count) * mask
+    variance = centred.square().sum(dim=(1, 2), keepdim=True) / count
     return centred / (variance + 0.1).sqrt()
-
-
-def masked_statistics(x_BCF: Tensor, mask_B1F: Tensor) -> Tensor:
-    """Mean, deviation and maximum over an utterance's frames, f32[B,3C]; x >= 0 and zero beyond them."""
-    count = mask_B1F.sum(dim=2)
-    mean = x_BCF.sum(dim=2) / count
-    variance = ((x_BCF - mean[:, :, None]) * mask_B1F).square().sum(dim=2) / count
-    return torch.cat([mean, (variance + 1e-5).sqrt(), x_BCF.amax(dim=2)], dim=1)

@@ -21,11 +21,12 @@ from cmir.archive.schema import ShardRow, Split, make_group_id, make_item_id
 from cmir.archive.sources import Item
 from cmir.archive.speech import pcm_media
 from cmir.archive.vocabulary import UCMERCED_LABELS, check_labels, other_words, spoken_forms
-from cmir.archive.voices import PICO_BASES, SHARES, Voice, draw_voices, speak
+from cmir.archive.voices import SHARES, Voice, base_names, draw_voices, speak
 from cmir.errors import DataError
 
 DEFAULT_NUM_VOICES: Final = 64
 SYNTHESISED: Final = "synthesised"
+NO_ENGINE: Final = "none"
 THREE_LABEL_SHARE: Final = 0.2
 NUM_OTHER_WORDS: Final = 12  # of each voice
 NUM_NOISES: Final = 3
@@ -50,7 +51,8 @@ class Utterance:
 class TtsSource:
     """Source `tts`. `voices` different voices say `forms`, the spoken forms of each label, in a language.
 
-    `engines` None: all that are installed. `held_out_engine` None: the rarest of them (flite, then pico).
+    `engines` None: all that are installed. `held_out_engine` None: the one with the fewest voices (pico, then flite);
+    "none": no engine, so that training hears all that speak here.
     Raises DataError for labels that cannot be spoken, no voices, a language without voices, or an engine that does not
     speak here.
     """
@@ -65,8 +67,8 @@ class TtsSource:
     def __post_init__(self) -> None:
         check_labels(tuple(self.forms))
         drawn = {voice.engine for voice in self.drawn_voices()}
-        if self.held_out_engine is not None and self.held_out_engine not in drawn:
-            seen, expected = self.held_out_engine, ", ".join(sorted(drawn))
+        if self.held_out_engine not in (None, NO_ENGINE, *drawn):
+            seen, expected = self.held_out_engine, ", ".join([*sorted(drawn), NO_ENGINE])
             raise DataError("the engine to hold out does not speak here", seen=seen, expected=expected)
 
     def drawn_voices(self) -> tuple[Voice, ...]:
@@ -76,7 +78,7 @@ class TtsSource:
     def items(self) -> Iterator[Item]:
         """One item per utterance, voice by voice."""
         voices = self.drawn_voices()
-        splits = fixed_splits(voices, self.seed, self.held_out_engine)
+        splits = fixed_splits(voices, self.seed, language=self.language, held_out_engine=self.held_out_engine)
         bases = sorted({voice.base_voice for voice in voices})
         others = [word for word in other_words(self.language) if word not in _all_forms(self.forms)]
         for voice in voices:
@@ -144,11 +146,14 @@ def utterances(
         yield Utterance("", noise=kind)
 
 
-def fixed_splits(voices: Sequence[Voice], seed: int, held_out_engine: str | None = None) -> dict[str, Split]:
+def fixed_splits(
+    voices: Sequence[Voice], seed: int, *, language: str = "en", held_out_engine: str | None = None
+) -> dict[str, Split]:
     """The splits of base voices that are not drawn.
 
-    In test stands all of the engine that is held out, or where only one speaks, one of its base voices. Where Pico is
-    trained on, its second voice stands in val, so that val asks for more than other accents of the same engine.
+    In test stands all of the engine that is held out, or where only one speaks, one of its base voices. Of another
+    engine beside espeak-ng, made of the voices of few people, the last base voice stands in val, so that val asks for
+    more than accents of voices that training has heard, and the rest in train.
     """
     engines = {voice.engine for voice in voices}
     bases = sorted({voice.base_voice for voice in voices})
@@ -157,9 +162,13 @@ def fixed_splits(voices: Sequence[Voice], seed: int, held_out_engine: str | None
     if len(engines) == 1:
         return {random.Random(f"held out {seed}").choice(bases): "test"}
     held_out = held_out_engine or next(name for name in reversed(SHARES) if name in engines)
-    splits: dict[str, Split] = {f"pico/{base}": "val" for of in PICO_BASES.values() for base in of[1:]}
-    splits = {base: split for base, split in splits.items() if base in bases}
-    return splits | {voice.base_voice: "test" for voice in voices if voice.engine == held_out}
+    splits: dict[str, Split] = {}
+    for engine in engines & SHARES.keys():
+        *heard, last = (f"{engine}/{base}" for base in base_names(engine, language))
+        splits |= {base: "train" for base in heard}
+        splits[last] = "val" if heard else "train"
+    splits |= {voice.base_voice: "test" for voice in voices if voice.engine == held_out}
+    return {base: split for base, split in splits.items() if base in bases}
 
 
 def _of_several(
