@@ -10,7 +10,7 @@ from cmir.network.augment_spectrogram import SpectrogramAugmentation, Spectrogra
 from cmir.network.augment_speech import SpeechAugmentation, SpeechAugmenter
 
 NOTHING = SpeechAugmentation(
-    speed_share=0, room_share=0, tilt_db_per_octave=0, telephone_share=0, noise_share=0, clipping_share=0, shift_s=0
+    speed_share=0, room_share=0, tilt_db_per_octave=0, narrow_share=0, noise_share=0, clipping_share=0, shift_s=0
 )
 STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), num_bands=0, num_gaps=0)
 
@@ -93,12 +93,15 @@ def test_silence_is_put_around() -> None:
     torch.testing.assert_close(energy, torch.ones(2), rtol=0.02, atol=0)
 
 
-def test_a_telephone_takes_low_and_high_frequencies_away() -> None:
-    telephone = augmenter(telephone_share=1)
-    for frequency_hz, kept in ((80.0, False), (1_000.0, True), (6_000.0, False)):
+@pytest.mark.parametrize(("is_telephone", "kept"), [(0, (80.0, 1_000.0)), (1, (1_000.0,))])
+def test_a_narrow_band_ends_below_4_khz_and_a_telephone_s_begins_at_300_hz(
+    is_telephone: float, kept: tuple[float, ...]
+) -> None:
+    narrow = augmenter(narrow_share=1, telephone_share=is_telephone)
+    for frequency_hz in (80.0, 1_000.0, 6_000.0):
         waveform, num_samples = tones(frequency_hz)
-        ratio = telephone(waveform, num_samples)[0][0, 4_000:12_000].square().mean() / 0.125
-        assert (ratio > 0.9) if kept else (ratio < 0.01)
+        ratio = narrow(waveform, num_samples)[0][0, 4_000:12_000].square().mean() / 0.125
+        assert (ratio > 0.9) if frequency_hz in kept else (ratio < 0.01)
 
 
 def test_a_tilt_stays_within_its_limit() -> None:

@@ -24,7 +24,8 @@ class SpeechAugmentation:
     room_share: float = 0.4
     reverberation_s: tuple[float, float] = (0.08, 0.5)  # RT60
     tilt_db_per_octave: float = 3.0  # largest, either way, around 1 kHz
-    telephone_share: float = 0.15  # band 300..3400 Hz, ITU-T G.712
+    narrow_share: float = 0.35  # nothing above 3.3 to 4 kHz, as sampled at 8 kHz
+    telephone_share: float = 0.5  # of the narrow ones: nothing below 300 Hz either, ITU-T G.712
     noise_share: float = 0.7
     snr_db: tuple[float, float] = (5.0, 35.0)
     clipping_share: float = 0.1
@@ -38,7 +39,7 @@ class SpeechAugmentation:
             speed_share=self.speed_share * strength,
             room_share=self.room_share * strength,
             tilt_db_per_octave=self.tilt_db_per_octave * strength,
-            telephone_share=self.telephone_share * strength,
+            narrow_share=self.narrow_share * strength,
             noise_share=self.noise_share * strength,
             clipping_share=self.clipping_share * strength,
             shift_s=self.shift_s * strength,
@@ -84,7 +85,7 @@ class SpeechAugmenter(nn.Module):
         return moved_BT, length_B
 
     def _filter_and_add_noise(self, waveform_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Room, tilt and telephone band as one product of spectra; noise is made as a spectrum too."""
+        """Room, tilt and band as one product of spectra; noise is made as a spectrum too."""
         num_samples = waveform_BT.shape[1]
         tail = int(self.settings.reverberation_s[1] * SAMPLE_RATE_HZ)
         size = _fast_size(num_samples + tail)
@@ -125,17 +126,22 @@ class SpeechAugmenter(nn.Module):
 
     def _line(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
         """What microphone and line do to sound and noise alike."""
-        return self._tilt(like_BT, frequency_F) * self._telephone(like_BT, frequency_F)
+        return self._tilt(like_BT, frequency_F) * self._narrow(like_BT, frequency_F)
 
     def _tilt(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
         slope_B = uniform(like_BT, -1.0, 1.0) * self.settings.tilt_db_per_octave
         octaves_F = (frequency_F.clamp(min=60.0) / 1000.0).log2()
         return torch.pow(10.0, slope_B[:, None] * octaves_F[None] / 20.0)
 
-    def _telephone(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
-        band_F = torch.sigmoid((frequency_F - 300.0) / 40.0) * torch.sigmoid((3400.0 - frequency_F) / 100.0)
-        chosen_B = _chosen(like_BT, self.settings.telephone_share)
-        return torch.where(chosen_B[:, None], band_F[None], 1.0)
+    def _narrow(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
+        cutoff_B = uniform(like_BT, 3300.0, 4000.0)
+        low_BF = torch.sigmoid((cutoff_B[:, None] - frequency_F[None]) / 60.0)
+        high_F = torch.sigmoid((frequency_F - 300.0) / 40.0)
+        is_narrow_B, is_telephone_B = (
+            _chosen(like_BT, share) for share in (self.settings.narrow_share, self.settings.telephone_share)
+        )
+        band_BF = torch.where(is_telephone_B[:, None], low_BF * high_F, low_BF)
+        return torch.where(is_narrow_B[:, None], band_BF, 1.0)
 
     def _room(self, like_RT: Tensor, tail: int) -> Tensor:
         """Impulse responses f32[R,tail]: the direct sound, then noise that falls by 60 dB within the drawn RT60."""
