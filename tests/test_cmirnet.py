@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from cmir.archive.schema import MODALITIES
+from cmir.network.catalogue import UNKNOWN
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.model import CmirNetConfig, NetworkConfig
 from cmir.network.objectives.cmirnet import (
@@ -17,7 +18,7 @@ from cmir.network.objectives.cmirnet import (
     orthogonality,
     pairs_of,
 )
-from cmir.network.objectives.contrastive import UNKNOWN, Targets
+from cmir.network.objectives.contrastive import Targets
 
 PAN, MS, RGB, SPEECH = range(4)
 

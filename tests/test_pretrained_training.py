@@ -16,12 +16,13 @@ from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import Learner
 from cmir.network.model import NetworkConfig, SharedSpaceNet
+from cmir.network.new_learner import build_learner
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.pretrained_checkpoint import read_image_checkpoint, read_speech_checkpoint
 from cmir.network.pretrained_training import backbone_groups, check_towers, fill_towers, sized_for_towers
 from cmir.network.space import space_id_of
 from cmir.network.statistics import RunningStatistics
-from cmir.network.training import build_learner, feed_settings, fit
+from cmir.network.training import feed_settings, fit
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import TrainSettings
 from tests.tiny_archives import chip_row, features_row, tiny_settings, tone_row, write_archive

@@ -20,8 +20,9 @@ from cmir.network.compiled import compile_trunk
 from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import DivergedError, Learner, divided, learning_rate
+from cmir.network.new_learner import build_learner
 from cmir.network.objectives.contrastive import Targets
-from cmir.network.training import SaveState, build_learner, feed_settings, fit
+from cmir.network.training import SaveState, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
 from cmir.network.validation import mean_average_precision, mean_reciprocal_rank

@@ -127,7 +127,7 @@ class TrainingFeed:
         self.catalogue, self.preprocessing = catalogue, preprocessing
         self.loader = ItemLoader(catalogue, preprocessing)
         # OpenMP counts threads by the thread that calls it: n decoders, each dividing small operations among n cores,
-        # would be n * n threads (one decoder on a busy machine: 56 items in 0.05 s alone, in 3.4 s divided by two)
+        # would be n * n threads
         self._pool = ThreadPoolExecutor(
             torch.get_num_threads(), "cmir-decode", initializer=torch.set_num_threads, initargs=(1,)
         )

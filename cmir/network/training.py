@@ -11,44 +11,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 
-from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import ConfigError
 from cmir.network.augment import VariedBatch
 from cmir.network.batches import Batch
-from cmir.network.bundle import load_bundle
 from cmir.network.checkpoints import Bundles, Clock
 from cmir.network.checks import can_judge, facts_of, together
-from cmir.network.cmirnet_learner import CmirNetLearner, published_config
-from cmir.network.cmirnet_model import CmirNet
 from cmir.network.feed import FeedSettings, TrainingFeed
-from cmir.network.image_tower import ImageTowerConfig
-from cmir.network.learner import Learner
-from cmir.network.model import NetworkConfig, SharedSpaceNet
-from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.new_learner import AnyLearner, build_learner
 from cmir.network.pace import Pace
 from cmir.network.pretrained_training import (
-    check_towers,
-    fill_towers,
-    image_checkpoint,
     sized_for_towers,
-    speech_checkpoint,
 )
 from cmir.network.progress import TrainingProgress
-from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.trackers import MLflow, TensorBoard, Tracker
-from cmir.network.training_data import TrainingData, read_training_data
+from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import TrainSettings
 from cmir.network.validation import Validation, main_figure
 
 log = logging.getLogger("cmir")
 
 SaveState = Callable[[Path], None]
-AnyLearner: TypeAlias = Learner | CmirNetLearner
 # Told after each validation on every worker: the figures, and on rank 0 what writes a resumable state to a file.
 OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
 
@@ -227,76 +213,6 @@ class Loop:
         self.clock.save(path, self.learner.state())
 
 
-def build_learner(
-    settings: TrainSettings, data: TrainingData, device: torch.device, init_from: str | None = None
-) -> AnyLearner:
-    """A network for the data's modalities and labels, its objective and optimiser; the same for the same seed.
-
-    Raises ConfigError where the objective or a pretrained tower does not fit the data, or cannot start from a bundle.
-    """
-    if settings.objective == "cmirnet":
-        return _published_learner(settings, data, device, init_from)
-    images = tuple(name for name in data.modalities if name in IMAGE_MODALITIES)
-    speech = SpeechTowerConfig()
-    if data.preprocessing.features is not None:
-        speech = SpeechTowerConfig(kind="features", input_dim=len(data.preprocessing.features.mean))
-    check_towers(settings, data.modalities)
-    seen, heard = image_checkpoint(settings), speech_checkpoint(settings, longest_s=data.preprocessing.max_speech_s)
-    if heard is not None and speech.kind == "features":
-        fix = "leave --speech-tower out, or use shards of sound"
-        raise ConfigError("a pretrained speech tower takes sound", seen="speech as features", fix=fix)
-    config = NetworkConfig(
-        modalities=data.modalities,
-        dim=settings.dim,
-        labels=data.catalogue.label_names,
-        image=ImageTowerConfig(
-            modalities=images or IMAGE_MODALITIES, width=settings.image_width, depths=settings.image_depths
-        ),
-        speech=speech,
-        pretrained_image=seen.config if seen else None,
-        pretrained_speech=heard.config if heard else None,
-    )
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(settings.seed)
-        net = SharedSpaceNet(config)
-        objective = ContrastiveObjective(
-            settings.term_weights, dim=settings.dim, num_classes=len(data.catalogue.class_names)
-        )
-    fill_towers(net, seen, heard, tune=settings.tune_towers)
-    labels = data.catalogue.labels
-    if labels.any():  # start at the labels' prevalence: the first steps need not learn that most labels are absent
-        share = float(labels[labels.any(axis=1)].mean())
-        torch.nn.init.constant_(net.logit_bias, math.log(share / (1.0 - share + 1e-6)) - 1.0)
-    if init_from is not None:
-        _start_from(net, init_from)
-    return Learner(net, objective, settings, device)
-
-
-def _published_learner(
-    settings: TrainSettings, data: TrainingData, device: torch.device, init_from: str | None
-) -> CmirNetLearner:
-    if init_from is not None:
-        raise ConfigError("objective cmirnet starts from random weights", seen=init_from, fix="leave --init-from out")
-    config = published_config(data.modalities, data.catalogue, data.preprocessing, dim=settings.dim)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(settings.seed)
-        net = CmirNet(config)
-    return CmirNetLearner(net, settings.published_settings, settings.augmentation, seed=settings.seed, device=device)
-
-
 def feed_settings(settings: TrainSettings) -> FeedSettings:
     """What the feed needs of the settings."""
     return FeedSettings(settings.grounds_per_batch, settings.utterances_per_batch, settings.seed, settings.cache_bytes)
-
-
-def _start_from(net: SharedSpaceNet, bundle_uri: str) -> None:
-    """Copy what has the same name and shape; prototypes by their label."""
-    other = load_bundle(bundle_uri).net
-    mine, theirs = net.state_dict(), other.state_dict()
-    same = {k: v for k, v in theirs.items() if k in mine and v.shape == mine[k].shape and k != "prototypes"}
-    net.load_state_dict(same, strict=False)
-    if other.config.dim == net.config.dim:
-        for place, label in enumerate(net.config.labels):
-            if label in other.config.labels:
-                net.prototypes.data[place] = theirs["prototypes"][other.config.labels.index(label)]
-    log.info("started from %d of %d tensors of %s", len(same), len(mine), bundle_uri)

@@ -14,10 +14,10 @@ from torch import Tensor
 from cmir.archive.schema import MODALITIES
 from cmir.network.batches import Batch, collate
 from cmir.network.build import Network
-from cmir.network.catalogue import Array, Catalogue
+from cmir.network.catalogue import UNKNOWN, Array, Catalogue
 from cmir.network.hearing import Floats, auroc, heard_scores, heard_threshold
 from cmir.network.item_loader import ItemLoader
-from cmir.network.objectives.contrastive import UNKNOWN, Targets
+from cmir.network.objectives.contrastive import Targets
 from cmir.network.preprocessing import Preprocessing
 
 MAX_GROUNDS: Final = 1000

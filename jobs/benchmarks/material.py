@@ -23,7 +23,7 @@ from cmir.gallery.piece_embedder import PieceEmbedder
 from cmir.gallery.publish import IndexSettings, SearchSettings
 from cmir.gallery.table import CommittedPiece, Gallery
 from cmir.network.bundle import save_bundle
-from cmir.network.training import build_learner
+from cmir.network.new_learner import build_learner
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import TrainSettings
 

@@ -20,7 +20,7 @@ from cmir.network.batches import CachedItem, collate
 from cmir.network.catalogue import Array
 from cmir.network.item_loader import MEDIA_COLUMNS, ItemLoader
 from cmir.network.learner import Learner
-from cmir.network.training import build_learner
+from cmir.network.new_learner import build_learner
 from cmir.network.training_data import TrainingData, read_training_data
 from cmir.network.training_settings import TrainSettings
 

@@ -21,7 +21,8 @@ from cmir.network.augment import VariedBatch
 from cmir.network.embedder import Device, resolve_device
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import Learner
-from cmir.network.training import build_learner, feed_settings
+from cmir.network.new_learner import build_learner
+from cmir.network.training import feed_settings
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import Preset, TrainSettings
 from jobs import cluster, entrypoint, train

@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cmir.archive.schema import MODALITIES
+from cmir.network.catalogue import UNKNOWN
 from cmir.network.cmirnet_model import CmirNet
-from cmir.network.objectives.contrastive import UNKNOWN, Targets, gather_rows, gather_targets
+from cmir.network.objectives.contrastive import Targets, gather_rows, gather_targets
 
 Term = Literal["classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser"]
 TERMS: Final[tuple[Term, ...]] = ("classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser")

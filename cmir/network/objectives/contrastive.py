@@ -26,9 +26,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from cmir.network.catalogue import UNKNOWN
+
 Term = Literal["labels", "classes", "pairs", "modalities"]
 TERMS: Final[tuple[Term, ...]] = ("labels", "classes", "pairs", "modalities")
-UNKNOWN: Final = -1
 _MAX_LOG_SCALE: Final = math.log(100.0)  # CLIP's bound of the temperature
 
 
