@@ -36,7 +36,7 @@ def test_a_word_and_a_phrase_are_named(ear: SphinxEar) -> None:
 
 def test_other_words_and_noises_are_not_believed(ear: SphinxEar) -> None:
     others = [ear.listen(spoken(word)) for word in ("elephant", "wednesday", "university", "good morning")]
-    noises = [ear.listen(noise(kind, seed)) for kind in ("silence", "white") for seed in (1, 2)]
+    noises = [ear.listen(noise(kind, seed)) for kind in ("silence", "hiss") for seed in (1, 2)]
     assert [said.is_sure for said in others + noises] == [False] * 8
     assert max(said.confidence for said in others) < ear.listen(spoken("trees")).confidence
 
@@ -44,7 +44,7 @@ def test_other_words_and_noises_are_not_believed(ear: SphinxEar) -> None:
 def test_what_was_heard_before_changes_nothing(ear: SphinxEar) -> None:
     word = spoken("grass")
     first = ear.listen(word)
-    ear.listen(noise("white", 5))
+    ear.listen(noise("hiss", 5))
     ear.listen(spoken("tennis court"))
     assert ear.listen(word) == first
 

@@ -64,7 +64,7 @@ def test_a_long_list_of_forms_stands_in_no_card() -> None:
         ("A plane, and the trees!", ("airplane", "trees")),
         ("tennis court with grass", ("court", "grass")),
         ("bare-soil and bare ground", ("bare-soil",)),
-        ("chapparal", ("chaparral",)),  # one letter too many
+        ("chapparral", ("chaparral",)),  # one letter too many
         ("air plane", ("airplane",)),
         ("ships", ("ship",)),
         ("elephant", ()),

@@ -54,5 +54,6 @@ def write_writer(folder: Path, *, logit: float | None = None) -> str:
     model.generation_config.update(**ends, no_timestamps_token_id=number["<|notimestamps|>"])
     model.save_pretrained(folder)
     tokenizer = hf.WhisperTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(_SPECIAL)})
     hf.WhisperProcessor(hf.WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder)
     return str(folder)
