@@ -41,6 +41,13 @@ def test_other_words_and_noises_are_not_believed(ear: SphinxEar) -> None:
     assert max(said.confidence for said in others) < ear.listen(spoken("trees")).confidence
 
 
+def test_silence_around_a_word_changes_little(ear: SphinxEar) -> None:
+    word, silence = spoken("trees"), np.zeros(16_000, np.float32)
+    said = ear.listen(np.concatenate([silence, word, silence]))
+    assert said.labels == ("trees",)
+    assert said.confidence == pytest.approx(ear.listen(word).confidence, abs=0.05)
+
+
 def test_what_was_heard_before_changes_nothing(ear: SphinxEar) -> None:
     word = spoken("grass")
     first = ear.listen(word)

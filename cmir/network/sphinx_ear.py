@@ -27,7 +27,12 @@ POCKETSPHINX: Final = "pocketsphinx"
 log = logging.getLogger("cmir")
 
 _BLOCK_BYTES: Final = 2 * SAMPLE_RATE_HZ // 5
-_SILENCE_S: Final = 0.2  # before and after: words cut close are misheard
+# What is heard: from the first to the last frame as loud as this share of the loudest, and a little more. Long silences
+# would count in the mean that cepstra are normalised by, and much less is understood.
+_LOUD: Final = 0.03
+_FRAME: Final = SAMPLE_RATE_HZ // 100
+_FRAMES_AROUND: Final = 5
+_SILENCE_S: Final = (0.03, 0.2)  # added before and after
 _HISS: Final = 3.0  # standard deviation, of 16 bits: digital silence has no logarithm
 # The phones of its English model (mdef), silence and noises left out: those the decoder adds to any grammar itself.
 _PHONES: Final = (
@@ -37,8 +42,8 @@ _PHONES: Final = (
 _LEVEL, _FORMS, _SOUNDS = "level", "forms", "sounds"
 # Confidence from the mean score of a frame against any sounds, in the decoder's own units (logarithms to 1.0001, of
 # 1,024ths): logistic regression on synthetic words, other words and noises, as told in docs/decisions.md.
-_EVEN_SCORE: Final = -4.9
-_SLOPE: Final = 0.156
+_EVEN_SCORE: Final = -6.0
+_SLOPE: Final = 0.18
 
 
 class SphinxEar:
@@ -143,17 +148,28 @@ def _sound(phone: str) -> str:
 
 def _samples(waveform: F32) -> bytes:
     """16-bit samples with a little silence around them, the same for the same waveform."""
-    silence = np.zeros(round(_SILENCE_S * SAMPLE_RATE_HZ), np.float32)
-    levels: npt.NDArray[np.float64] = np.concatenate([silence, waveform, silence]) * 32_767.0
+    before, after = (np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32) for seconds in _SILENCE_S)
+    levels: npt.NDArray[np.float64] = np.concatenate([before, _loud_part(waveform), after]) * 32_767.0
     levels = levels + np.random.default_rng(0).normal(0.0, _HISS, len(levels))
     return np.clip(np.round(levels), -32_768, 32_767).astype("<i2").tobytes()
+
+
+def _loud_part(waveform: F32) -> F32:
+    """f32[T] without the silence at both ends; all of it where it is shorter than a frame."""
+    frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    level = np.sqrt(np.square(frames).mean(axis=1))
+    loud = np.flatnonzero(level >= _LOUD * level.max(initial=0.0))
+    if not len(loud):
+        return waveform
+    first, last = max(0, loud[0] - _FRAMES_AROUND), loud[-1] + 1 + _FRAMES_AROUND
+    return waveform[first * _FRAME : last * _FRAME]
 
 
 def _confidence(score: float) -> float:
     """0..1, one half at `_EVEN_SCORE`.
 
-    >>> _confidence(-4.9), round(_confidence(10.0), 2), _confidence(-1e9)
-    (0.5, 0.91, 0.0)
+    >>> _confidence(-6.0), round(_confidence(10.0), 2), _confidence(-1e9)
+    (0.5, 0.95, 0.0)
     """
     odds = _SLOPE * (score - _EVEN_SCORE)
     return 1.0 / (1.0 + math.exp(-odds)) if odds > -700.0 else 0.0
