@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -44,6 +45,11 @@ _LEVEL, _FORMS, _SOUNDS = "level", "forms", "sounds"
 # 1,024ths): logistic regression on synthetic words, other words and noises, as told in docs/decisions.md.
 _EVEN_SCORE: Final = -6.0
 _SLOPE: Final = 0.18
+
+
+def pocketsphinx_is_installed() -> bool:
+    """Whether the ear can be opened here."""
+    return find_spec(POCKETSPHINX) is not None
 
 
 class SphinxEar:
