@@ -40,11 +40,13 @@ _PHONES: Final = (
     *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH"),
     *("K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"),
 )
+# Words found in less than this share of what is loud are noises that a short word was pressed into.
+_LEAST_SHARE: Final = 0.3
 _LEVEL, _FORMS, _SOUNDS = "level", "forms", "sounds"
 # Confidence from the mean score of a frame against any sounds, in the decoder's own units (logarithms to 1.0001, of
 # 1,024ths): logistic regression on synthetic words, other words and noises, as told in docs/decisions.md.
-_EVEN_SCORE: Final = -6.0
-_SLOPE: Final = 0.18
+_EVEN_SCORE: Final = -3.7
+_SLOPE: Final = 0.231
 
 
 def pocketsphinx_is_installed() -> bool:
@@ -85,13 +87,14 @@ class SphinxEar:
 
     def listen(self, waveform: F32) -> Said:
         """What an utterance f32[T] at 16 kHz says."""
-        samples = _samples(cut(waveform))
+        loud = _loud_part(cut(waveform))
+        samples = _samples(loud)
         with self._busy:
             mean = self._mean_of(samples)
             text, score, num_frames = self._decode(_FORMS, samples, mean)
             _, any_score, _ = self._decode(_SOUNDS, samples, mean)
         labels = self._index.labels_in(text)
-        if not labels or score is None or any_score is None:
+        if not labels or score is None or any_score is None or num_frames < _LEAST_SHARE * len(loud) / _FRAME:
             return Said(text, labels, 0.0)
         return Said(text, labels, _confidence((score - any_score) / num_frames))
 
@@ -155,7 +158,7 @@ def _sound(phone: str) -> str:
 def _samples(waveform: F32) -> bytes:
     """16-bit samples with a little silence around them, the same for the same waveform."""
     before, after = (np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32) for seconds in _SILENCE_S)
-    levels: npt.NDArray[np.float64] = np.concatenate([before, _loud_part(waveform), after]) * 32_767.0
+    levels: npt.NDArray[np.float64] = np.concatenate([before, waveform, after]) * 32_767.0
     levels = levels + np.random.default_rng(0).normal(0.0, _HISS, len(levels))
     return np.clip(np.round(levels), -32_768, 32_767).astype("<i2").tobytes()
 
@@ -174,8 +177,8 @@ def _loud_part(waveform: F32) -> F32:
 def _confidence(score: float) -> float:
     """0..1, one half at `_EVEN_SCORE`.
 
-    >>> _confidence(-6.0), round(_confidence(10.0), 2), _confidence(-1e9)
-    (0.5, 0.95, 0.0)
+    >>> _confidence(-3.7), round(_confidence(10.0), 2), _confidence(-1e9)
+    (0.5, 0.96, 0.0)
     """
     odds = _SLOPE * (score - _EVEN_SCORE)
     return 1.0 / (1.0 + math.exp(-odds)) if odds > -700.0 else 0.0
