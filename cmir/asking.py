@@ -1,6 +1,6 @@
 """A question typed at a terminal -> hits, from a running service or straight from a gallery; both say the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -10,10 +10,12 @@ from cmir.archive import storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.schema import MODALITIES, Media, Modality
 from cmir.client import Client, ClientHit, item_part, label_part
-from cmir.errors import DataError, QueryError
+from cmir.errors import ConfigError, DataError, QueryError
 from cmir.gallery.search import Hit, Searcher
+from cmir.network.ear_opening import open_ear_of
 from cmir.network.embedder import F32, Embedder
-from cmir.network.hearing import NOTHING_HEARD
+from cmir.network.hearing import NOTHING_HEARD, Heard
+from cmir.network.second_ear import heard_by_ear
 
 _IMAGES: Final = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "tif": "tiff", "tiff": "tiff"}
 _SOUNDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
@@ -21,7 +23,10 @@ _SOUNDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask by (an image or sound file, a label, or an item) and what to find."""
+    """One thing to ask by (an image or sound file, a label, or an item) and what to find.
+
+    `second_ear` names a recogniser to ask beside the speech tower, of a recording (see network/ear_opening).
+    """
 
     image: str | None = None
     speech: str | None = None
@@ -31,12 +36,15 @@ class Question:
     sensor: str | None = None
     targets: tuple[str, ...] = ()
     k: int = 10
+    second_ear: str | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("image", "speech", "label", "item") if getattr(self, name) is not None]
         if len(given) != 1:
             seen = ", ".join(given) or "nothing"
             raise QueryError("ask by one thing", seen=seen, expected="one of --image, --speech, --label, --item")
+        if self.second_ear is not None and self.speech is None:
+            raise QueryError("a second ear hears recordings", seen=f"--{given[0]}", expected="--speech")
 
 
 def media_of_file(uri: str, modality: str | None = None, sensor: str | None = None) -> Media:
@@ -70,11 +78,33 @@ def embed_file(embedder: Embedder, uri: str, modality: str | None = None, sensor
     return vector
 
 
-def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
-    """Hits of the published gallery, found in this process.
+def hear_file(embedder: Embedder, uri: str, second_ear: str | None = None) -> tuple[F32, Heard | None]:
+    """The query vector f32[D] of a recording, and what was heard in it (None where the bundle cannot tell).
+
+    With a second ear that is sure, the vector is that of the labels it names (see network/second_ear). Raises
+    ConfigError where the ear cannot be opened, else as `embed_file`.
+    """
+    media = media_of_file(uri, "speech")
+    try:
+        prepared = embedder.pre(media)
+    except DataError as error:
+        raise error.at(uri) from error
+    vector: F32 = embedder.post(embedder.core([prepared]))[0]
+    if second_ear is not None:
+        ear = open_ear_of(second_ear, embedder.bundle.config, device=embedder.device)
+        said = ear.listen(prepared.content)  # type: ignore[arg-type]  # a waveform: open_ear_of refuses features
+        if said.is_sure:
+            return heard_by_ear(said, vector, embedder.labels, embedder.prototypes)
+    return vector, embedder.hear(vector)
+
+
+def ask_gallery(
+    gallery_uri: str, question: Question, *, on_heard: Callable[[Heard], object] = lambda _: None
+) -> list[Hit]:
+    """Hits of the published gallery, found in this process; `on_heard` is told what a recording was taken to name.
 
     Raises GalleryError where nothing is published, SpaceMismatchError where its bundle was replaced by another,
-    QueryError where a recording names no known label.
+    QueryError where a recording names no known label, ConfigError where the second ear cannot be opened.
     """
     searcher = Searcher.open(gallery_uri)
     if question.item is not None:
@@ -82,27 +112,33 @@ def ask_gallery(gallery_uri: str, question: Question) -> list[Hit]:
     else:
         embedder = Embedder.open(searcher.pointer.bundle_uri)
         searcher.check_space(embedder.space_id)
-        vector = _embed(embedder, question)
-        heard = embedder.hear(vector) if question.speech else None
+        vector, heard = _embed(embedder, question)
         if heard is not None and not heard.is_known:
             raise nothing_heard(heard.labels, question.speech)
+        if heard is not None:
+            on_heard(heard)
     return searcher.search(vector[None], targets=question.targets, k=question.k)[0]
 
 
-def _embed(embedder: Embedder, question: Question) -> F32:
+def _embed(embedder: Embedder, question: Question) -> tuple[F32, Heard | None]:
     if question.label is not None:
         if question.label not in embedder.labels:
             raise QueryError("no such label", seen=question.label, expected=", ".join(embedder.labels))
-        return np.asarray(embedder.prototypes[embedder.labels.index(question.label)])
-    file_uri = question.speech or question.image or ""
-    return embed_file(embedder, file_uri, "speech" if question.speech else question.modality, question.sensor)
+        return np.asarray(embedder.prototypes[embedder.labels.index(question.label)]), None
+    if question.speech is not None:
+        return hear_file(embedder, question.speech, question.second_ear)
+    return embed_file(embedder, question.image or "", question.modality, question.sensor), None
 
 
 def ask_service(url: str, question: Question) -> list[ClientHit]:
     """Hits of a running service.
 
-    Raises QueryError where it refuses or hears no known label, GalleryError where it does not answer.
+    Raises QueryError where it refuses or hears no known label, GalleryError where it does not answer, ConfigError for a
+    second ear, which is the service's own to have.
     """
+    if question.second_ear is not None:
+        fix = "start the service with it: cmir serve --second-ear, or `second_ear` of its settings"
+        raise ConfigError("a service has its own second ear", seen=question.second_ear, where=url, fix=fix)
     targets = cast(tuple[Modality, ...], question.targets)
     with Client(url) as client:
         if question.speech is not None:

@@ -8,13 +8,16 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cmir.errors import CmirError, StepError
+
+if TYPE_CHECKING:
+    from cmir.network.hearing import Heard
 
 app = typer.Typer(
     name="cmir",
@@ -25,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_SECOND_EAR = "Recogniser asked beside the speech tower: pocketsphinx, or a folder or hub id of transformers."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -58,12 +62,14 @@ def serve(
     gallery: Annotated[str, typer.Option(help="Gallery to serve: what is published there.")],
     bundle: Annotated[str | None, typer.Option(help="Bundle; the published one otherwise.")] = None,
     composition: Annotated[str, typer.Option(help="fused or split.")] = "fused",
+    second_ear: Annotated[str | None, typer.Option(help=_SECOND_EAR)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
     """Keep the service up until it is interrupted."""
     flags = ["--gallery", gallery, "--composition", composition, "--host", host, "--port", str(port)]
     flags += ["--bundle", bundle] if bundle else []
+    flags += ["--second-ear", second_ear] if second_ear else []
     # in the place of this process, so that every signal to it reaches the service and none is left behind
     os.execv(sys.executable, [sys.executable, "-m", "serve", *flags])
 
@@ -80,16 +86,17 @@ def search(
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Number of hits.")] = 10,
     url: Annotated[str | None, typer.Option(help="Ask a running service.")] = None,
     gallery: Annotated[str | None, typer.Option(help="Ask a gallery directly, without a service.")] = None,
+    second_ear: Annotated[str | None, typer.Option(help=_SECOND_EAR + " With --gallery.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find items by an image, a spoken word, a label or another item."""
     from cmir.asking import Question, ask_gallery, ask_service
 
     question = Question(image=image, speech=speech, label=label, item=item, modality=modality, sensor=sensor,
-                        targets=tuple(target.split(",")) if target else (), k=k)  # fmt: skip
+                        targets=tuple(target.split(",")) if target else (), k=k, second_ear=second_ear)  # fmt: skip
     if (url is None) == (gallery is None):
         _refuse("give one of --url (a running service) and --gallery (no service needed)")
-    hits = ask_service(url, question) if url else ask_gallery(gallery or "", question)
+    hits = ask_service(url, question) if url else ask_gallery(gallery or "", question, on_heard=_say_heard)
     if as_json:
         print(json.dumps([asdict(hit) for hit in hits], default=str))
         return
@@ -163,6 +170,13 @@ def doctor() -> None:
         table.add_row(finding.part, {True: "ok", False: "MISSING", None: "-"}[finding.is_fine], finding.detail)
     Console().print(table)
     raise typer.Exit(1 if any(finding.is_fine is False for finding in findings) else 0)
+
+
+def _say_heard(heard: "Heard") -> None:
+    """One line on stderr: what a recording was taken to name, and by whom."""
+    named = ", ".join(label for label, _ in heard.labels)
+    by = f"second ear, {heard.confidence:.2f}" if heard.confidence is not None else "speech tower"
+    print(f"heard: {named} ({by})", file=sys.stderr)
 
 
 def _print_mapping(described: dict[str, Any], as_json: bool) -> None:

@@ -45,10 +45,15 @@ class ClientHit:
 
 @dataclass(frozen=True, slots=True)
 class ClientHeard:
-    """What a recording was taken to name, (label, cosine) nearest first; `message` where no known label was heard."""
+    """What a recording was taken to name, (label, cosine) nearest first; `message` where no known label was heard.
+
+    `by`: who heard it, the speech tower or the service's second ear ("ear"), of which the `confidence` is.
+    """
 
     labels: tuple[tuple[str, float], ...]
     message: str | None
+    by: str = "tower"
+    confidence: float | None = None
 
     @property
     def nearest(self) -> str:
@@ -259,7 +264,8 @@ def _answer(told: Json) -> Answer:
 
 
 def _heard(told: Json) -> ClientHeard:
-    return ClientHeard(tuple((near["label"], near["score"]) for near in told["labels"]), told["message"])
+    labels = tuple((near["label"], near["score"]) for near in told["labels"])
+    return ClientHeard(labels, told["message"], told.get("by", "tower"), told.get("confidence"))
 
 
 def _hit(told: Json) -> ClientHit:

@@ -24,6 +24,7 @@ from cmir.gallery.commits import open_table
 from cmir.gallery.publish import find_pointer, read_pointer
 from cmir.gallery.table import Gallery
 from cmir.network.bundle import CONFIG_FILE, read_config, read_metrics
+from cmir.network.sphinx_ear import pocketsphinx_is_installed
 
 _MAX_PROBLEMS: Final = 100
 _PACKAGES: Final = (
@@ -166,7 +167,9 @@ def examine_machine() -> list[Finding]:
     for name, is_here in (("Pico", pico_is_installed()), ("flite", flite_is_installed())):
         detail = "speaks" if is_here else f"optional: install {'ttspico' if name == 'Pico' else name} for more voices"
         findings.append(Finding(f"{name} voices", True if is_here else None, detail))
-    findings.append(_gpu())
+    heard = pocketsphinx_is_installed()
+    detail = "listens" if heard else "optional: pip install 'cmir[ears]' for a second ear"
+    findings += [Finding("pocketsphinx", True if heard else None, detail), _gpu()]
     settings = storage.S3Settings.from_environment()
     place = settings.endpoint_url or "default endpoint"
     keyed = settings.access_key_id is not None

@@ -24,11 +24,15 @@ from cmir.archive.storage import absolute, delete_tree, join
 from cmir.errors import ConfigError, DataError
 from cmir.evaluation import collection
 from cmir.evaluation.collection import Advance, PieceRows, Rejected
+from cmir.evaluation.listening import listen_items
 from cmir.evaluation.measurement import Evaluation, evaluate
+from cmir.evaluation.naming import HeardItems
 from cmir.evaluation.page import FAILURES_NAME, shown_items
 from cmir.evaluation.protocol import Prototypes, Relevance, check_relevance
 from cmir.evaluation.report import HTML_NAME, JSON_NAME, summary_table, write_report
+from cmir.network.ear_opening import open_ear_of
 from cmir.network.embedder import Embedder
+from cmir.network.second_ear import SecondEar
 from jobs import entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 
@@ -45,6 +49,9 @@ class EvaluateConfig(JobConfig):
     gallery_split: str = Field("test", description="Splits the gallery is made of, as a,b.")
     relevance: Relevance = Field("labels", description="What makes an answer right.")
     compare: str | None = Field(None, description="Another bundle, measured on the same items and set beside it.")
+    second_ear: str | None = Field(
+        None, description="Recogniser reported beside the speech tower: pocketsphinx, a folder or a hub id."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     seed: int = Field(0, description="Seed of the bootstrap intervals and of the map of the space.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
@@ -68,6 +75,7 @@ class _Plan:
     listed: list[PieceRows]
     left_out: tuple[str, ...]
     output: Output
+    ear: SecondEar | None
 
     @property
     def num_items(self) -> int:
@@ -82,7 +90,11 @@ def run(config: EvaluateConfig) -> JobResult:
         plan = _plan(config)
     work_uri = join(plan.output.working_uri, "_embedded")
     with _progress(plan.num_items) as advance:
-        evaluation, rejected = _evaluate(config, config.bundle, plan.embedder, plan, work_uri, advance)
+        heard = None
+        if plan.ear is not None:
+            splits = _names(config.query_split)
+            heard = HeardItems(plan.ear.name, listen_items(plan.listed, plan.ear, splits=splits, work_uri=work_uri))
+        evaluation, rejected = _evaluate(config, config.bundle, plan.embedder, plan, work_uri, advance, heard)
         compared = None
         if plan.compared is not None and config.compare is not None:
             compared, _ = _evaluate(config, config.compare, plan.compared, plan, work_uri, advance)
@@ -126,9 +138,12 @@ def _plan(config: EvaluateConfig) -> _Plan:
     check_relevance(collection.metadata_of(listed), config.relevance)
     if compared is not None:
         _check_compared(config, listed, compared)
+    ear = None
+    if config.second_ear is not None:
+        ear = open_ear_of(config.second_ear, embedder.bundle.config, device=embedder.device)
     settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
     output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
-    return _Plan(embedder, compared, listed, left_out, output)
+    return _Plan(embedder, compared, listed, left_out, output, ear)
 
 
 def _check_compared(config: EvaluateConfig, listed: list[PieceRows], compared: Embedder) -> None:
@@ -146,7 +161,13 @@ def _check_compared(config: EvaluateConfig, listed: list[PieceRows], compared: E
 
 
 def _evaluate(
-    config: EvaluateConfig, bundle: str, embedder: Embedder, plan: _Plan, work_uri: str, advance: Advance
+    config: EvaluateConfig,
+    bundle: str,
+    embedder: Embedder,
+    plan: _Plan,
+    work_uri: str,
+    advance: Advance,
+    heard: HeardItems | None = None,
 ) -> tuple[Evaluation, list[Rejected]]:
     items, rejected = collection.embed_items(plan.listed, embedder, work_uri=work_uri, advance=advance)
     if rejected:
@@ -171,6 +192,7 @@ def _evaluate(
         num_rejected=len(rejected),
         modalities_left_out=plan.left_out,
         seed=config.seed,
+        heard=heard,
     )
     return evaluation, rejected
 

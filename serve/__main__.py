@@ -45,6 +45,9 @@ def serve_here(
     composition: Annotated[
         Composition, typer.Option(help="One process for all, or encoders apart.")
     ] = Composition.FUSED,
+    second_ear: Annotated[
+        str | None, typer.Option(help="Recogniser beside the speech tower: pocketsphinx, a folder, a hub id.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to encode.")] = Device.AUTO,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -62,6 +65,7 @@ def serve_here(
         gallery=gallery,
         bundle=bundle,
         composition=composition.value,
+        second_ear=second_ear,
         device=device.value,
         num_cpus=0.5,
         num_gpus=_num_gpus(device),

@@ -48,7 +48,8 @@ def search_answer(found: Found, request: Request) -> SearchAnswer:
 def heard_answer(heard: Heard) -> HeardAnswer:
     """What one recording named."""
     labels = [HeardLabel(label=label, score=score) for label, score in heard.labels]
-    return HeardAnswer(labels=labels, message=None if heard.is_known else NOTHING_HEARD)
+    message = None if heard.is_known else NOTHING_HEARD
+    return HeardAnswer(labels=labels, message=message, by=heard.by, confidence=heard.confidence)
 
 
 def hit_answer(hit: Hit) -> HitAnswer:
@@ -99,6 +100,7 @@ def info_answer(engine: Engine) -> InfoAnswer:
         image_formats=list(IMAGE_KINDS),
         audio_formats=list(AUDIO_KINDS),
         limits={name: float(value) for name, value in engine.limits.model_dump().items()},
+        second_ear=snapshot.listener.name if snapshot.listener else None,
     )
 
 

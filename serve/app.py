@@ -21,6 +21,8 @@ from ray.serve.handle import DeploymentHandle
 
 from cmir.archive import storage
 from cmir.errors import CmirError, SpaceMismatchError
+from cmir.network import ear_opening
+from cmir.network.bundle import read_config
 from cmir.network.embedder import Device, Embedder, Prepared
 from serve.asgi import create_app
 from serve.batching import Timed
@@ -43,6 +45,9 @@ class ServeArgs(BaseModel):
     gallery: str = Field(description="URI of the gallery; what is published there is served")
     bundle: str | None = Field(default=None, description="URI of the bundle; default: the one that was published")
     composition: Literal["fused", "split"] = "fused"
+    second_ear: str | None = Field(
+        default=None, description="recogniser asked beside the speech tower: pocketsphinx, a folder, a hub id"
+    )
     device: Device = "auto"
     min_replicas: int = Field(default=1, ge=0, description="of the deployment that takes requests; 0 scales to zero")
     max_replicas: int = Field(default=1, ge=1)
@@ -122,6 +127,7 @@ class Ingress:
             limits=args.limits,
             poll_s=args.poll_s,
             make_encoder=self._remote_encoder if self._encoders else None,
+            second_ear=args.second_ear,
         )
         keys = KeyRing(args.api_keys_file) if args.api_keys_file else None
         return create_app(engine, keys=keys, cors_origins=args.cors_origins)
@@ -137,12 +143,20 @@ def build(args: ServeArgs) -> Application:
     """The Serve application.
 
     Raises, before anything is started, GalleryError where nothing is published, DataError where its bundle cannot be
-    read, SpaceMismatchError where the bundle is of another space, ConfigError where the keys file admits nobody.
+    read, SpaceMismatchError where the bundle is of another space, ConfigError where the keys file admits nobody or the
+    second ear cannot be opened.
     """
     keys_file = args.api_keys_file or os.environ.get("CMIR_API_KEYS_FILE")
-    places = {"gallery": storage.absolute(args.gallery), "bundle": args.bundle and storage.absolute(args.bundle)}
-    args = args.model_copy(update={**places, "api_keys_file": Path(keys_file).absolute() if keys_file else None})
-    check_bundle(args.gallery, args.bundle)
+    places = {
+        "gallery": storage.absolute(args.gallery),
+        "bundle": args.bundle and storage.absolute(args.bundle),
+        "second_ear": args.second_ear and ear_opening.absolute(args.second_ear),
+        "api_keys_file": Path(keys_file).absolute() if keys_file else None,
+    }
+    args = args.model_copy(update=places)
+    pointer = check_bundle(args.gallery, args.bundle)
+    if args.second_ear:  # opened here only to refuse it before anything starts; each replica opens its own
+        ear_opening.open_ear_of(args.second_ear, read_config(args.bundle or pointer.bundle_uri))
     if args.api_keys_file:
         KeyRing(args.api_keys_file)
     fused = args.composition == "fused"

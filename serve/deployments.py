@@ -7,6 +7,7 @@ a remote one. A Snapshot is what one publish means: one bundle and one version o
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cmir.gallery.publish import Pointer
 from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.embedder import Device, Embedder, Prepared
 from cmir.network.hearing import Heard
+from cmir.network.second_ear import Said, SecondEar
 from serve.batching import Batcher, Timed
 from serve.limits import Limits
 from serve.media import image_media, speech_media
@@ -99,6 +101,26 @@ class LocalEncoder:
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D] of one prepared item."""
         return await self._batcher.submit(prepared)
+
+
+class Listener:
+    """A second ear in a thread of its own: it takes longer than decoding, and hears one recording at a time."""
+
+    def __init__(self, ear: SecondEar, *, executor: Executor) -> None:
+        self.name = ear.name
+        self._ear, self._executor = ear, executor
+
+    async def listen(self, prepared: Prepared) -> Timed[Said]:
+        """What a decoded recording says; waiting for the recordings before it counts as queue."""
+        assert isinstance(prepared.content, np.ndarray)
+        asked_at = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._listen, prepared.content, asked_at)
+
+    def _listen(self, waveform: F32, asked_at: float) -> Timed[Said]:
+        began_at = time.perf_counter()
+        said = self._ear.listen(waveform)
+        return Timed(said, queue_s=began_at - asked_at, run_s=time.perf_counter() - began_at)
 
 
 class EncoderPool:
@@ -195,6 +217,7 @@ class Snapshot:
     finder: Finder
     num_items: Mapping[str, int]  # by modality
     probes: tuple[Media, ...]  # one small query per modality, to warm up and to tell readiness
+    listener: Listener | None = None  # the second ear, where the service has one
 
     async def prepare(self, media: Media) -> Prepared:
         """`media` as the embedder takes it; in a thread."""

@@ -17,7 +17,9 @@ import numpy as np
 from cmir.errors import DataError, QueryError, SpaceMismatchError
 from cmir.gallery.publish import Pointer
 from cmir.gallery.search import GalleryItem, Hit
+from cmir.network.embedder import Prepared
 from cmir.network.hearing import Heard
+from cmir.network.second_ear import heard_by_ear
 from serve.deployments import Decoder, Snapshot, Wanted
 from serve.limits import Limits
 from serve.metrics import Metrics
@@ -34,7 +36,8 @@ _PROBE_TIMEOUT_S = 5.0
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds of one query; of several sources the longest counts, since they go through a stage together."""
+    """Seconds of one query; of several sources the longest counts, since they go through a stage together, as a
+    recording goes through the encoder and the second ear."""
 
     decode_s: float = 0.0
     queue_s: float = 0.0
@@ -94,7 +97,7 @@ class Engine:
     async def embed(self, source: ImageBytes | SpeechBytes) -> tuple[F32, str]:
         """The unit vector f32[D] of an image or a recording, and the space_id it belongs to."""
         snapshot = self.snapshot
-        vector = await self._encoded(source, snapshot, StageTimes())
+        vector = await self._vector(source, snapshot, StageTimes())
         return vector, snapshot.embedder.space_id
 
     async def item(self, item_id: str) -> tuple[GalleryItem, bool, str]:
@@ -137,9 +140,9 @@ class Engine:
 
     async def _search(self, query: Query, snapshot: Snapshot) -> Found:
         times = StageTimes()
-        vectors = await _together([self._vector(source, snapshot, times) for source in query.sources])
-        recordings = [place for place, source in enumerate(query.sources) if isinstance(source, SpeechBytes)]
-        heard = tuple(said for place in recordings if (said := snapshot.embedder.hear(vectors[place])) is not None)
+        asked = await _together([self._asked(source, snapshot, times) for source in query.sources])
+        vectors = [vector for vector, _ in asked]
+        heard = tuple(said for _, said in asked if said is not None)
         if not all(said.is_known for said in heard):  # what nobody named is nowhere to be found
             return Found([], snapshot.pointer, times, heard)
         vector = combined(vectors, query.weights)
@@ -150,10 +153,30 @@ class Engine:
             self.metrics.stage_s.labels(stage).observe(getattr(times, f"{stage}_s"))
         return Found(timed.result, snapshot.pointer, times, heard)
 
+    async def _asked(self, source: Source, snapshot: Snapshot, times: StageTimes) -> tuple[F32, Heard | None]:
+        """The unit vector of one source and, of a recording, what was heard."""
+        if not isinstance(source, SpeechBytes):
+            return await self._vector(source, snapshot, times), None
+        prepared = await self._decoded(source, snapshot, times)
+        if snapshot.listener is None:
+            vector = await self._encoded(prepared, snapshot, times)
+            return vector, snapshot.embedder.hear(vector)
+        listening = asyncio.ensure_future(snapshot.listener.listen(prepared))
+        try:
+            vector = await self._encoded(prepared, snapshot, times)
+            timed = await listening
+        finally:
+            listening.cancel()
+        times.queue_s = max(times.queue_s, timed.queue_s)
+        times.encode_s = max(times.encode_s, timed.run_s)
+        if timed.result.is_sure:
+            return heard_by_ear(timed.result, vector, snapshot.embedder.labels, snapshot.embedder.prototypes)
+        return vector, snapshot.embedder.hear(vector)
+
     async def _vector(self, source: Source, snapshot: Snapshot, times: StageTimes) -> F32:
         match source:
             case ImageBytes() | SpeechBytes():
-                return await self._encoded(source, snapshot, times)
+                return await self._encoded(await self._decoded(source, snapshot, times), snapshot, times)
             case ItemRef(item_id):
                 return await self._in_thread(partial(snapshot.searcher.vector, item_id))
             case LabelRef(label):
@@ -165,10 +188,13 @@ class Engine:
             case GivenVector(vector, space_id):
                 return _checked(vector, space_id, snapshot)
 
-    async def _encoded(self, source: ImageBytes | SpeechBytes, snapshot: Snapshot, times: StageTimes) -> F32:
+    async def _decoded(self, source: ImageBytes | SpeechBytes, snapshot: Snapshot, times: StageTimes) -> Prepared:
         started_at = time.perf_counter()
         prepared = await self._decoder.decode(source, snapshot.embedder)
         times.decode_s = max(times.decode_s, time.perf_counter() - started_at)
+        return prepared
+
+    async def _encoded(self, prepared: Prepared, snapshot: Snapshot, times: StageTimes) -> F32:
         timed = await snapshot.encoder.encode(prepared)
         times.queue_s = max(times.queue_s, timed.queue_s)
         times.encode_s = max(times.encode_s, timed.run_s)

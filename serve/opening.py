@@ -17,9 +17,10 @@ from cmir.errors import SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.publish import Pointer, read_pointer
 from cmir.gallery.search import Searcher
+from cmir.network import ear_opening
 from cmir.network.bundle import read_config
 from cmir.network.embedder import Device, Embedder
-from serve.deployments import Decoder, Encoder, Finder, LocalEncoder, Snapshot
+from serve.deployments import Decoder, Encoder, Finder, Listener, LocalEncoder, Snapshot
 from serve.engine import Engine
 from serve.limits import Limits
 from serve.metrics import Metrics
@@ -31,11 +32,13 @@ MakeEncoder: TypeAlias = Callable[[Embedder], Awaitable[Encoder]]
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Where the parts run: several decode, one encodes (torch has its own), one searches (so that batches form)."""
+    """Where the parts run: several decode, one encodes (torch has its own), one searches (so that batches form), one
+    listens."""
 
     decode: Executor
     encode: Executor
     search: Executor
+    listen: Executor
 
     @classmethod
     def start(cls) -> "Threads":
@@ -45,6 +48,7 @@ class Threads:
             decode=ThreadPoolExecutor(max(2, num_cores), "decode"),
             encode=ThreadPoolExecutor(1, "encode"),
             search=ThreadPoolExecutor(1, "search"),
+            listen=ThreadPoolExecutor(1, "listen"),
         )
 
 
@@ -68,10 +72,12 @@ def build_engine(
     limits: Limits,
     poll_s: float = 2.0,
     make_encoder: MakeEncoder | None = None,
+    second_ear: str | None = None,
 ) -> Engine:
     """An engine over a gallery; nothing is opened before it starts.
 
-    `make_encoder` gives the encoder of a newly loaded bundle; without it, it is encoded here (`fused`).
+    `second_ear` names a recogniser to ask beside the speech tower (cmir.network.ear_opening). `make_encoder` gives the
+    encoder of a newly loaded bundle; without it, it is encoded here (`fused`).
     """
     threads, metrics = Threads.start(), Metrics()
 
@@ -83,6 +89,7 @@ def build_engine(
         bundle_uri=bundle_uri,
         device=device,
         make_encoder=make_encoder or here,
+        second_ear=second_ear,
         threads=threads,
         limits=limits,
         metrics=metrics,
@@ -104,31 +111,34 @@ class SnapshotOpener:
         bundle_uri: str | None,
         device: Device,
         make_encoder: MakeEncoder,
+        second_ear: str | None,
         threads: Threads,
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self._gallery_uri, self._bundle_uri, self._device = gallery_uri, bundle_uri, device
-        self._make_encoder, self._threads = make_encoder, threads
+        self._make_encoder, self._second_ear, self._threads = make_encoder, second_ear, threads
         self._limits, self._metrics = limits, metrics
 
     async def open(self, pointer: Pointer, previous: Snapshot | None) -> Snapshot:
         """A warm snapshot of `pointer`.
 
         Raises SpaceMismatchError where the bundle is of another space, GalleryError or DataError where a part cannot
-        be opened, ProblemError where a probe does not come through.
+        be opened, ConfigError where the second ear cannot, ProblemError where a probe does not come through.
         """
         searcher = await asyncio.to_thread(Searcher, self._gallery_uri, pointer)
         if previous is not None and previous.pointer.space_id == pointer.space_id:
             embedder, encoder, probes = previous.embedder, previous.encoder, previous.probes
+            listener = previous.listener
         else:
             loaded = await asyncio.to_thread(self._load, pointer)
             encoder = await self._make_encoder(loaded)
             probes = probe_media(loaded.bundle.preprocessing, loaded.modalities)
+            listener = await asyncio.to_thread(self._listener, loaded)
             embedder = loaded
         finder = Finder(searcher, executor=self._threads.search, limits=self._limits, metrics=self._metrics)
         num_items = await asyncio.to_thread(count_items, self._gallery_uri, pointer)
-        snapshot = Snapshot(pointer, embedder, encoder, searcher, finder, num_items, probes)
+        snapshot = Snapshot(pointer, embedder, encoder, searcher, finder, num_items, probes, listener)
         for media in probes:
             await probe(snapshot, media)
         self._metrics.sequence.set(pointer.sequence)
@@ -140,6 +150,12 @@ class SnapshotOpener:
         embedder = Embedder.open(bundle_uri, device=self._device)
         _check_space(embedder.space_id, bundle_uri, pointer, self._gallery_uri)
         return embedder
+
+    def _listener(self, embedder: Embedder) -> Listener | None:
+        if self._second_ear is None:
+            return None
+        ear = ear_opening.open_ear_of(self._second_ear, embedder.bundle.config, device=embedder.device)
+        return Listener(ear, executor=self._threads.listen)
 
 
 def count_items(gallery_uri: str, pointer: Pointer) -> dict[str, int]:

@@ -108,7 +108,10 @@ class HitAnswer(_Answer):
 
 
 class Timings(_Answer):
-    """Where the time went; queue is waiting for a batch, total all from the first byte of the request."""
+    """Where the time went; queue is waiting for a batch, total all from the first byte of the request.
+
+    A second ear listens while the network encodes: `queue` and `encode` are those of the slower.
+    """
 
     decode: float
     queue: float
@@ -125,10 +128,15 @@ class HeardLabel(_Answer):
 
 
 class HeardAnswer(_Answer):
-    """What a recording was taken to say: labels, nearest first; or a message, and the nearest label all the same."""
+    """What a recording was taken to say: labels, nearest first; or a message, and the nearest label all the same.
+
+    Where a second ear was sure, its labels are there in the order said, and the query was their prototypes' mean.
+    """
 
     labels: list[HeardLabel]
     message: str | None = Field(description="no known label heard; null where one was")
+    by: Literal["tower", "ear"] = Field("tower", description="who heard it: the speech tower, or the second ear")
+    confidence: float | None = Field(None, description="of the second ear, 0..1; null where the tower heard it")
 
 
 class SearchAnswer(_Answer):
@@ -210,6 +218,7 @@ class InfoAnswer(_Answer):
     image_formats: list[str]
     audio_formats: list[str]
     limits: dict[str, float]
+    second_ear: str | None = Field(None, description="the recogniser asked beside the speech tower; null for none")
 
 
 class HealthAnswer(_Answer):

@@ -32,7 +32,8 @@ from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings
 from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.embedder import Prepared
 from cmir.network.hearing import Heard, hear
-from serve.deployments import Decoder, Finder, LocalEncoder, Snapshot
+from cmir.network.second_ear import SecondEar
+from serve.deployments import Decoder, Finder, Listener, LocalEncoder, Snapshot
 from serve.engine import Engine
 from serve.limits import Limits
 from serve.metrics import Metrics
@@ -249,8 +250,10 @@ class FakeGallery:
         self.embedders: dict[str, FakeEmbedder] = {SPACE: FakeEmbedder()}
         self.searcher = FakeSearcher(gallery_rows())
         self.opening_fails_with: Exception | None = None
+        self.ear: SecondEar | None = None
         self._poll_s = poll_s
-        self._threads = {name: ThreadPoolExecutor(2 if name == "decode" else 1) for name in ("decode", "run", "find")}
+        names = ("decode", "run", "find", "listen")
+        self._threads = {name: ThreadPoolExecutor(2 if name == "decode" else 1) for name in names}
 
     def engine(self) -> Engine:
         """An engine that serves it."""
@@ -267,4 +270,5 @@ class FakeGallery:
         encoder = LocalEncoder(embedder, executor=self._threads["run"], limits=self.limits, metrics=self.metrics)
         finder = Finder(searcher, executor=self._threads["find"], limits=self.limits, metrics=self.metrics)
         probe = raw_media("rgb", pixels("rgb", 0), bands=("red", "green", "blue"))
-        return Snapshot(seen, embedder, encoder, searcher, finder, searcher.num_items(), (probe,))
+        listener = Listener(self.ear, executor=self._threads["listen"]) if self.ear else None
+        return Snapshot(seen, embedder, encoder, searcher, finder, searcher.num_items(), (probe,), listener)

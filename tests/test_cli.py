@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from cmir.archive.speech import pcm_media
+from cmir.archive.voices import Voice, speak
 from cmir.cli import app
 from cmir.errors import CmirError, SpaceMismatchError
 from cmir.live_queries import image_file, wav_file
@@ -65,6 +68,22 @@ def test_a_recording_without_a_known_label_is_refused(
     result = run.invoke(app, ["search", "--speech", str(files / "word.wav"), "--gallery", published[1]])
     assert result.exit_code != 0
     assert "no known label heard: seen nearest water, 0.12" in str(result.exception) + result.output
+
+
+def test_a_second_ear_hears_what_an_untrained_tower_does_not(published: tuple[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("pocketsphinx", reason="the extra `ears` is not installed")
+    word = tmp_path / "word.wav"
+    word.write_bytes(wav_file(pcm_media(speak(Voice("espeak-ng", "en-us", "f5"), "water"))))
+    asked = ["search", "--gallery", published[1], "--json"]
+    spoken = run.invoke(app, [*asked, "--speech", str(word), "--second-ear", "pocketsphinx"], catch_exceptions=False)
+    by_label = _json(*asked, "--label", "water")
+    assert isinstance(by_label, list)
+    assert [hit["item_id"] for hit in json.loads(spoken.stdout)] == [hit["item_id"] for hit in by_label]
+    assert re.fullmatch(r"heard: water \(second ear, 0\.[789]\d\)", spoken.stderr.strip().splitlines()[-1])
+    with_service = run.invoke(
+        app, ["search", "--speech", str(word), "--second-ear", "pocketsphinx", "--url", "http://x"]
+    )
+    assert "a service has its own second ear" in str(with_service.exception)
 
 
 def test_labels_and_items_ask_too_and_targets_hold(published: tuple[str, str]) -> None:

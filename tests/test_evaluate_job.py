@@ -20,6 +20,7 @@ from cmir.network.embedder import Embedder
 from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.second_ear import Said
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.statistics import RunningStatistics
 from jobs import evaluate
@@ -248,3 +249,55 @@ def test_resume_embeds_only_what_is_missing(job: Job, images_bundle: str, monkey
     assert job("--resume", bundle=images_bundle) == 0, job.line
     assert sum(embedded) == 24
     assert job.report["directions"]["pan_to_rgb"]["num_queries"] == 12
+
+
+class ToneEar:
+    """Names every tone by its pitch, that of the first label wrongly, and counts how often it was asked."""
+
+    name = "tones"
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def listen(self, waveform: np.ndarray) -> Said:
+        self.num_asked += 1
+        pitch_hz = np.abs(np.fft.rfft(waveform)).argmax() * 16_000 / len(waveform)
+        place = round((pitch_hz - 300) / 200)
+        label = LABELS[place or 1]
+        return Said(label, (label,), 0.9 if place < 2 else 0.6)
+
+
+def test_a_second_ear_is_reported_apart_and_listens_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = ToneEar()
+    monkeypatch.setattr(evaluate, "open_ear_of", lambda *_, **__: ear)
+    assert job() == 0
+    alone = job.report
+    monkeypatch.setattr(evaluate, "write_report", _fails)
+    job.output = job.output.with_name("with-ear")
+    assert job("--second-ear", "tones") == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(evaluate, "open_ear_of", lambda *_, **__: ear)
+    assert job("--resume", "--second-ear", "tones") == 0
+    assert ear.num_asked == 12, "what a killed job heard is kept"
+    naming = job.report["naming"]
+    found = naming.pop("second_ear")
+    assert alone["naming"].pop("second_ear") is None
+    assert naming == alone["naming"]
+    assert job.report["directions"] == alone["directions"]
+    # 9 utterances of one label: i % 4 of 1, 2, 3; labels by i % 3
+    assert (found["ear"], found["num_utterances"]) == ("tones", 9)
+    assert (found["named_right"], found["named_wrong"], found["refused"]) == pytest.approx((3 / 9, 3 / 9, 3 / 9))
+    assert found["guessed_right"] == pytest.approx(6 / 9)
+    page = (job.output / "report.html").read_text()
+    assert "A second ear, tones, was asked of the same 9 utterances" in page
+
+
+def test_a_second_ear_that_cannot_be_opened_is_refused_before_work(job: Job, images_bundle: str) -> None:
+    assert job("--second-ear", "no/such/folder") == 2
+    assert "cannot open the second ear" in job.line["error"]
+    assert job("--second-ear", "pocketsphinx", bundle=images_bundle) == 2
+    assert "a second ear has nothing to listen for" in job.line["error"]
+
+
+def _fails(*_: object, **__: object) -> None:
+    raise DataError("disk full")

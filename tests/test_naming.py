@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cmir.evaluation.naming import name_utterances
+from cmir.evaluation.naming import HeardItems, name_utterances
 from cmir.evaluation.protocol import Items, Prototypes
+from cmir.network.second_ear import SURE, Said
 from tests.made_items import Made, items_of
 
 KNOWN = Prototypes(("sea", "ship"), np.eye(2, 3, dtype=np.float32), heard_threshold=0.95)
@@ -64,3 +65,30 @@ def test_without_speech_or_labels_there_is_nothing_to_say() -> None:
     unlabelled = name_utterances(utterances(ROWS[4:]), KNOWN)
     assert unlabelled is not None
     assert (unlabelled.num_utterances, unlabelled.named_right, unlabelled.rejection) == (0, None, None)
+
+
+def test_a_second_ear_has_figures_of_its_own() -> None:
+    items = utterances(ROWS)
+    said = [
+        Said("sea", ("sea",), 0.9),  # right
+        Said("sea", ("sea",), 0.8),  # wrong
+        Said("ship", ("ship",), 0.5),  # right, and not sure
+        Said("sea and ship", ("sea", "ship"), 0.9),  # two labels: counts in the rejection alone
+        Said("sheep", (), 0.95),  # a word without a label: no form, so no confidence
+        Said("sea", ("sea",), 0.85),  # a hum
+    ]
+    heard = HeardItems("an ear", dict(zip(items.columns["item_id"], said, strict=True)))
+    alone, both = name_utterances(items, KNOWN), name_utterances(items, KNOWN, heard=heard)
+    assert alone is not None
+    assert both is not None
+    assert both.model_copy(update={"second_ear": None}) == alone, "the tower's figures know nothing of it"
+    ear = both.second_ear
+    assert ear is not None
+    assert (ear.ear, ear.num_utterances) == ("an ear", 3)
+    assert (ear.named_right, ear.named_wrong, ear.refused) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert ear.guessed_right == pytest.approx(2 / 3)
+    assert ear.rejection is not None
+    # known: 0.9, 0.8, 0.5, 0.9; unknown: 0 (a word), 0.85 (a hum)
+    assert ear.rejection.auroc == pytest.approx(6 / 8)
+    assert ear.rejection.auroc_by_kind == pytest.approx({"words": 1.0, "noises": 2 / 4})
+    assert (ear.rejection.threshold, ear.rejection.unknown_refused) == (SURE, 0.5)

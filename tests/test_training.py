@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,9 @@ def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> No
 def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     for split, start in (("train", 0), ("val", 50)):
-        rows = [tone_row(start + i) for i in range(9)] + [nameless_row(start + 20 + i) for i in range(6)]
+        forms = [json.dumps({"form": f"{split} {i % 2}"}) for i in range(9)]
+        rows = [dataclasses.replace(tone_row(start + i), attributes=form) for i, form in enumerate(forms)]
+        rows += [nameless_row(start + 20 + i) for i in range(6)]
         write_archive(folder, rows, split=split)  # type: ignore[arg-type]
     catalogue = read_catalogue(list_shards([str(folder)], splits=("train",)))
     assert catalogue.has_labels.all()
@@ -274,6 +277,8 @@ def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> 
     assert result.figures["speech_known_auroc"] > 0.9
     assert result.figures["score"] == result.figures["speech_named_right"] > 0.6
     embedder = Embedder.open(str(tmp_path / "bundle"), device="cpu")
+    said_in_training = {label: ("train 0", "train 1") for label in LABELS}
+    assert embedder.bundle.config.spoken_forms == said_in_training
     said, hiss = (embedder.hear(embedder.embed([row.media])[0]) for row in (tone_row(99), nameless_row(99)))
     assert said is not None
     assert said.is_known

@@ -20,7 +20,7 @@ from cmir.evaluation.figures import (
 )
 from cmir.evaluation.grounds import SameGround, within_scenes
 from cmir.evaluation.metrics import Ints, Rankings
-from cmir.evaluation.naming import name_utterances
+from cmir.evaluation.naming import HeardItems, name_utterances
 from cmir.evaluation.protocol import (
     Direction,
     Items,
@@ -81,11 +81,12 @@ def evaluate(
     num_rejected: int = 0,
     modalities_left_out: Sequence[str] = (),
     seed: int = 0,
+    heard: HeardItems | None = None,
 ) -> Evaluation:
     """Measure every direction between the items' modalities.
 
     `seed` is the bootstrap's and the map's; `prototypes` are the labels the bundle knows; `bundle_uri`, `num_rejected`
-    and `modalities_left_out` are said in the report.
+    and `modalities_left_out` are said in the report; `heard` is what a second ear understood of the queries.
 
     Raises ConfigError where no item carries what the relevance needs.
     """
@@ -106,7 +107,7 @@ def evaluate(
         num_items_rejected=num_rejected,
         modalities_left_out=tuple(modalities_left_out),
         unknown_labels=_unknown_labels(items, prototypes),
-        naming=name_utterances(items, prototypes, splits=query_splits, seed=seed),
+        naming=name_utterances(items, prototypes, splits=query_splits, seed=seed, heard=heard),
     )
     return Evaluation(items, prototypes, relevance, seed, report, results)
 

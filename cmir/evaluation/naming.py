@@ -2,11 +2,13 @@
 
 Three figures that a ranking of images does not show: how often the word itself is understood, by speaker and by engine;
 how well words that name a label are told from silence, noise and other words (area under the ROC curve); and what the
-bundle's own threshold does with both.
+bundle's own threshold does with both. A second ear, where one was asked, has figures of its own; no other figure knows
+of it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cmir.evaluation import chance
 from cmir.evaluation.protocol import Items, Prototypes
 from cmir.network.hearing import auroc, heard_scores
+from cmir.network.second_ear import SURE, Said
 
 F32 = npt.NDArray[np.float32]
 _NOT_SPOKEN = "noise"
@@ -47,6 +50,33 @@ class RejectionFigures(BaseModel):
     unknown_refused: float | None = None
 
 
+class SecondEarFigures(BaseModel):
+    """What a second ear made of the same utterances of one label: shares named right, named wrong and refused, together
+    1. `guessed_right` is its best guess, sure or not, which is what compares with the tower's `named_right`.
+
+    `rejection` is by its confidence, 0 where it found no form; the threshold is that from which it is believed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    ear: str
+    num_utterances: int
+    named_right: float | None = None
+    named_wrong: float | None = None
+    refused: float | None = None
+    guessed_right: float | None = None
+    guessed_right_ci95: tuple[float, float] | None = None
+    rejection: RejectionFigures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeardItems:
+    """What a second ear understood, by item_id, and which one it was."""
+
+    ear: str
+    said: Mapping[str, Said]
+
+
 class NamingFigures(BaseModel):
     """Of utterances of one label that the bundle knows: the share whose nearest prototype is that label's."""
 
@@ -58,14 +88,20 @@ class NamingFigures(BaseModel):
     per_speaker: dict[str, GroupNaming] = Field(default_factory=dict)
     per_engine: dict[str, GroupNaming] = Field(default_factory=dict)
     rejection: RejectionFigures | None = None
+    second_ear: SecondEarFigures | None = None
 
 
 def name_utterances(
-    items: Items, prototypes: Prototypes | None, *, splits: Sequence[str] = ("test",), seed: int = 0
+    items: Items,
+    prototypes: Prototypes | None,
+    *,
+    splits: Sequence[str] = ("test",),
+    seed: int = 0,
+    heard: HeardItems | None = None,
 ) -> NamingFigures | None:
     """Figures of the utterances of `splits`; None where there is none, or the bundle knows no labels.
 
-    `seed` is the bootstrap's.
+    `seed` is the bootstrap's; `heard`, of these very utterances, gives those of the second ear.
     """
     spoken = items.where(modality="speech", splits=splits)
     if not len(spoken) or prototypes is None or not prototypes.labels:
@@ -77,8 +113,12 @@ def name_utterances(
     single = np.array([place for place, names in enumerate(named) if len(names) == 1 and names <= known], np.int64)
     scores = heard_scores(vectors, prototypes.vectors)
     rejection = _rejection(scores, named, told, known, prototypes.heard_threshold)
+    second_ear = None
+    if heard is not None:
+        said = [heard.said[items.columns["item_id"][i]] for i in spoken]
+        second_ear = ear_figures(heard.ear, said, named, told, known, seed=seed)
     if not len(single):
-        return NamingFigures(num_utterances=0, rejection=rejection)
+        return NamingFigures(num_utterances=0, rejection=rejection, second_ear=second_ear)
     meant = np.array([labels.index(next(iter(named[place]))) for place in single])
     right = ((vectors[single] @ prototypes.vectors.T).argmax(axis=1) == meant).astype(np.float64)
     said_by = [told[place] for place in single]
@@ -88,6 +128,36 @@ def name_utterances(
         named_right_ci95=chance.bootstrap_intervals(right[None], seed=seed)[0],
         per_speaker=_by(said_by, "speaker", right),
         per_engine=_by(said_by, "engine", right),
+        rejection=rejection,
+        second_ear=second_ear,
+    )
+
+
+def ear_figures(
+    ear: str,
+    said: Sequence[Said],
+    named: Sequence[set[str]],
+    told: Sequence[Mapping[str, object]],
+    known: set[str],
+    *,
+    seed: int = 0,
+) -> SecondEarFigures:
+    """Figures of what an ear said of utterances that name `named`; `told` are their attributes, `known` the labels."""
+    scores = np.array([one.confidence if one.labels else 0.0 for one in said], np.float32)
+    rejection = _rejection(scores, named, told, known, SURE)
+    single = [(one, names) for one, names in zip(said, named, strict=True) if len(names) == 1 and names <= known]
+    if not single:
+        return SecondEarFigures(ear=ear, num_utterances=0, rejection=rejection)
+    right = np.array([set(one.labels) == names for one, names in single])
+    sure = np.array([one.is_sure for one, _ in single])
+    return SecondEarFigures(
+        ear=ear,
+        num_utterances=len(single),
+        named_right=float((right & sure).mean()),
+        named_wrong=float((~right & sure).mean()),
+        refused=float((~sure).mean()),
+        guessed_right=float(right.mean()),
+        guessed_right_ci95=chance.bootstrap_intervals(right.astype(np.float64)[None], seed=seed)[0],
         rejection=rejection,
     )
 

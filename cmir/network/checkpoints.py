@@ -90,4 +90,5 @@ class Bundles:
             training=self.settings.recorded(),
             data=self.data.counts(),
             heard_threshold=figures.get(HEARD_THRESHOLD),
+            spoken_forms=self.data.spoken_forms,
         )

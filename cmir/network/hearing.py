@@ -6,12 +6,13 @@ the highest cosines of utterances that name a label and of those that name none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
+HeardBy = Literal["tower", "ear"]
 NOTHING_HEARD: Final = "no known label heard"
 _MOST_LABELS: Final = 3
 
@@ -19,10 +20,15 @@ _MOST_LABELS: Final = 3
 @dataclass(frozen=True, slots=True)
 class Heard:
     """The labels that an utterance is taken to name, nearest first, with their cosines; where `is_known` is false, the
-    nearest one is all there is, and it was not near enough."""
+    nearest one is all there is, and it was not near enough.
+
+    `by`: the speech tower, or a second ear (second_ear), which names them in the order said, with its `confidence`.
+    """
 
     labels: tuple[tuple[str, float], ...]
     is_known: bool
+    by: HeardBy = "tower"
+    confidence: float | None = None
 
 
 def hear(vector: Floats, labels: Sequence[str], prototypes: Floats, threshold: float | None) -> Heard | None:

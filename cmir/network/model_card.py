@@ -9,6 +9,7 @@ from cmir.network.preprocessing import Preprocessing
 from cmir.network.space import BundleConfig
 
 _MAX_METRICS: Final = 60
+_MAX_FORMS: Final = 80
 _KINDS: Final = {
     "pan": "panchromatic chips",
     "ms": "multispectral chips",
@@ -78,6 +79,9 @@ def _inputs(config: BundleConfig, preprocessing: Preprocessing) -> str:
     if "speech" in config.network.modalities:
         what = "precomputed features" if preprocessing.features else f"mono, {preprocessing.sample_rate_hz} Hz"
         lines.append(f"| speech | | | {what} | the first {preprocessing.max_speech_s:g} s |")
+    if 0 < sum(map(len, config.spoken_forms.values())) <= _MAX_FORMS:
+        said = "; ".join(f"{label}: {', '.join(forms)}" for label, forms in config.spoken_forms.items())
+        lines += ["", f"Said for each label in training: {said}."]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE).
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,9 +36,12 @@ def absolute(tower: str) -> str:
     return storage.absolute(tower) if is_folder(tower) else tower
 
 
-def folder_of(tower: str) -> Path:
-    """The folder in which a tower's files lie. Raises ConfigError where there is none, or none with weights to read."""
-    folder = _local(tower) if is_folder(tower) else _fetched(tower)
+def folder_of(tower: str, *, also: Sequence[str] = ()) -> Path:
+    """The folder in which a tower's files lie; from the hub those named `also`, where it has them, are fetched too.
+
+    Raises ConfigError where there is no such folder, or none with weights to read.
+    """
+    folder = _local(tower) if is_folder(tower) else _fetched(tower, also)
     if not any((folder / name).exists() for name in TENSORS_FILES):
         there = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".h5")))
         raise ConfigError(
@@ -62,11 +66,11 @@ def _local(tower: str) -> Path:
     return folder
 
 
-def _fetched(tower: str) -> Path:
+def _fetched(tower: str, also: Sequence[str]) -> Path:
     import_transformers()  # installs the hub's client
     from huggingface_hub import snapshot_download
 
-    files = [SETTINGS_FILE, *PROCESSOR_FILES, *TENSORS_FILES, _PARTS_OF_TENSORS]
+    files = [SETTINGS_FILE, *PROCESSOR_FILES, *TENSORS_FILES, _PARTS_OF_TENSORS, *also]
     fix = "check the id, the network and HF_TOKEN, or give a folder that exists"
     with refused("cannot get the tower from the hub", where=tower, expected="a repository that can be read", fix=fix):
         return Path(snapshot_download(tower, allow_patterns=files))

@@ -47,7 +47,7 @@ class BundleConfig(BaseModel):
     """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, by name.
 
     `heard_threshold`: an utterance whose cosine to every prototype is below it names no known label; None where that
-    was not measured.
+    was not measured. `spoken_forms`: what was said for each label in training; {} where that was not written down.
     """
 
     model_config = _FROZEN
@@ -60,6 +60,7 @@ class BundleConfig(BaseModel):
     network: NetworkConfig
     vocabulary: tuple[LabelPrototype, ...]
     heard_threshold: float | None = None
+    spoken_forms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     data: tuple[DataCount, ...] = ()
     training: dict[str, JsonValue] = Field(default_factory=dict)
     sha256: dict[str, str]

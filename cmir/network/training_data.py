@@ -1,8 +1,8 @@
 """Shards -> what training must know before its first step: catalogues of train and val, pixel statistics."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from cmir.network import checks
 from cmir.network.catalogue import Catalogue, read_catalogue
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.space import DataCount
+from cmir.network.spoken_forms import read_spoken_forms
 from cmir.network.statistics import RunningStatistics
 from cmir.network.training_settings import Preset, TrainSettings, chosen_modalities, is_wanted
 
@@ -27,12 +28,14 @@ _SAMPLE_ROWS: Final = 64  # rows of each of them
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Catalogues of the train and val splits, and the preprocessing that the train split's statistics give."""
+    """Catalogues of the train and val splits, the preprocessing that the train split's statistics give, and what is
+    said in it for each label."""
 
     modalities: tuple[Modality, ...]
     catalogue: Catalogue
     validation: Catalogue | None
     preprocessing: Preprocessing
+    spoken_forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def counts(self) -> list[DataCount]:
         """Items by modality and split, for the model card."""
@@ -51,7 +54,8 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
     catalogues = read_catalogues(settings, shard_uris)
     sizes = {name: size for name, size in settings.working_size_px.items() if name in catalogues.modalities}
     preprocessing = Preprocessing.fit(sample_statistics(catalogues.train_files), chip_size_px=sizes)
-    return TrainingData(catalogues.modalities, catalogues.train, catalogues.validation, preprocessing)
+    forms = read_spoken_forms(catalogues.train_files)
+    return TrainingData(catalogues.modalities, catalogues.train, catalogues.validation, preprocessing, forms)
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,35 @@ No recordings of the labels by people are at hand, so three other vocabularies s
 its own that hears nothing but synthetic voices: ten English digits, and German and French words. `--input` is a folder
 of recordings by people as spoken_words.yaml describes it (fsdd, gcompris/de, gcompris/fr); without one, the synthetic
 voices that were held out are all that is asked, and the figures say so.
+
+`--second-ear` hears the same recordings beside the towers, as a yardstick: a recogniser trained on people, told which
+words there are. With `--skip-training` it is all that is measured.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmir.archive import storage
 from cmir.archive.sources.speech import SUFFIXES
 from cmir.errors import ConfigError
 from cmir.evaluation.naming import NamingFigures
 from cmir.evaluation.report import read_report
+from cmir.network.ear_opening import open_ear
+from cmir.network.second_ear import SecondEar
+from cmir.network.sphinx_ear import POCKETSPHINX
 from jobs import entrypoint
 from jobs.benchmarks.quality import Step, StepFigures, run_step, work_folder
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
+from jobs.benchmarks.yardstick import interval_text, yardstick
 from jobs.entrypoint import JobResult
 
 _MOST_OTHERS: Final = 40  # recordings of another task that stand for words without a label
@@ -41,6 +48,18 @@ class SpeechBenchmark(BenchmarkConfig):
     max_minutes: float = Field(17.0, gt=0, description="Minutes of training of each tower.")
     voices: int = Field(64, gt=0, description="Synthetic voices.")
     seed: int = Field(0, ge=0, description="Seed of voices and training.")
+    second_ear: str | None = Field(
+        None, description="Yardstick: pocketsphinx (English tasks alone), or a folder or hub id of transformers."
+    )
+    skip_training: bool = Field(False, description="Measure the second ear alone.")
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> Self:
+        if self.skip_training and self.second_ear is None:
+            raise ValueError("--skip-training measures the second ear alone: give --second-ear")
+        if self.second_ear is not None and self.input is None:
+            raise ValueError("--second-ear hears recordings by people: give --input")
+        return self
 
     def uris(self) -> list[str]:
         return [*super().uris(), *(uri for uri in (self.input, self.work) if uri is not None)]
@@ -98,9 +117,14 @@ def run(config: SpeechBenchmark) -> JobResult:
         tasks = {name: _task(name) for name in _names(config.tasks)}
         found = {name: recordings(task, config.input) for name, task in tasks.items() if config.input is not None}
         asked_with = {name: with_other_words(name, found) for name in found}
+        ears = _open_ears(config.second_ear, tasks)
         work = Path(work_folder(config.work, config.output))
     figures, seconds = [], []
-    for name, task in tasks.items():
+    yardsticks = []
+    for name, ear in ears.items():
+        asked_of = [(one.uri, one.label) for one in asked_with[name]]
+        yardsticks.append(yardstick(name, ear, tuple(tasks[name].forms), asked_of, seed=config.seed))
+    for name, task in ({} if config.skip_training else tasks).items():
         folder = work / name
         _write_inputs(folder, task, asked_with.get(name, []))
         for step in steps_of(config, task, folder, has_recordings=name in found):
@@ -110,7 +134,9 @@ def run(config: SpeechBenchmark) -> JobResult:
             naming = read_report(str(folder / report)).naming
             figures.append(_figures(name, spoken_by, naming, len(task.forms)))
     headline = {f"{one.task} by {one.spoken_by}": one.named_right for one in figures}
-    return running.finish({"words": figures, "steps": seconds}, headline)
+    headline |= {f"{one.task} by people, second ear": one.guessed_right for one in yardsticks}
+    found_by: dict[str, Sequence[Findings]] = {"words": figures, "second ear": yardsticks, "steps": seconds}
+    return running.finish({name: rows for name, rows in found_by.items() if rows}, headline)
 
 
 def steps_of(config: SpeechBenchmark, task: SpokenTask, folder: Path, *, has_recordings: bool) -> Iterator[Step]:
@@ -127,6 +153,17 @@ def steps_of(config: SpeechBenchmark, task: SpokenTask, folder: Path, *, has_rec
         manifest = ("--input", str(folder / "manifest.csv"), "--split", "test")
         yield Step("shard", "people", ("--source", "speech", *manifest, "--output", people, *again))
         yield Step("evaluate", "by-people", (*asked, people, "--output", str(folder / "by-people"), *again))
+
+
+def _open_ears(second_ear: str | None, tasks: Mapping[str, SpokenTask]) -> dict[str, SecondEar]:
+    """An ear for each task; pocketsphinx for those in English."""
+    if second_ear is None:
+        return {}
+    heard = {name: task for name, task in tasks.items() if second_ear != POCKETSPHINX or task.language == "en"}
+    if not heard:
+        seen, expected = f"{second_ear} for {', '.join(tasks)}", "a task in English"
+        raise ConfigError("the second ear knows English alone", seen=seen, expected=expected, fix="add --tasks digits")
+    return {name: open_ear(second_ear, task.forms) for name, task in heard.items()}
 
 
 def recordings(task: SpokenTask, input_uri: str) -> list[Recording]:
@@ -167,14 +204,13 @@ def _write_inputs(folder: Path, task: SpokenTask, found: list[Recording]) -> Non
 
 def _figures(task: str, spoken_by: str, naming: NamingFigures | None, num_labels: int) -> WordFigures:
     right = None if naming is None else naming.named_right
-    interval = None if naming is None or naming.named_right_ci95 is None else naming.named_right_ci95
     target = _TARGETS[task] if spoken_by == "people" else None
     return WordFigures(
         task=task,
         spoken_by=spoken_by,
         num_utterances=0 if naming is None else naming.num_utterances,
         named_right=right,
-        ci95=None if interval is None else "{:.3f} .. {:.3f}".format(*interval),
+        ci95=None if naming is None else interval_text(naming.named_right_ci95),
         chance=1 / num_labels,
         auroc=None if naming is None or naming.rejection is None else naming.rejection.auroc,
         target=target,

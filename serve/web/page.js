@@ -84,7 +84,8 @@ function showHits(answer) {
 }
 
 function nameHeard(heard) {
-  return `heard “${heard.labels.map((near) => near.label).join(", ")}”`;
+  const ear = heard.by === "ear" ? " (second ear)" : "";
+  return `heard “${heard.labels.map((near) => near.label).join(", ")}”${ear}`;
 }
 
 function nothingHeard(heard) {
