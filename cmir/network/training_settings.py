@@ -22,6 +22,7 @@ _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TE
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
 _SIZE_STEP_PX: Final = 16  # what the image tower divides sides by
+_LEAST_GROWN_PX: Final = 64
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
     "pan-ms": ("pan", "ms"),
     "image-speech": ("rgb", "speech"),
@@ -123,11 +124,13 @@ class TrainSettings(BaseModel):
         """The side of training chips when `fraction` of the training has passed, a multiple of 16 or the whole.
 
         Most of what is to be learned shows in small chips at less than half the work; the last part of the training
-        sees them as inference does (progressive learning: Tan and Le, "EfficientNetV2", 2021).
+        sees them as inference does (progressive learning: Tan and Le, "EfficientNetV2", 2021). Chips of 64 px have
+        nothing to spare and are never made smaller.
         """
         whole_px = self.chip_size_px[modality]
         scale = next((scale for until, scale in self.growth if fraction < until), 1.0)
-        return min(whole_px, math.ceil(whole_px * scale / _SIZE_STEP_PX) * _SIZE_STEP_PX)
+        grown_px = math.ceil(whole_px * scale / _SIZE_STEP_PX) * _SIZE_STEP_PX
+        return min(whole_px, max(_LEAST_GROWN_PX, grown_px))
 
     def speech_strength_at(self, fraction: float) -> float:
         """How strong speech augmentation is, 0..1, when `fraction` of the training has passed: words come first."""
