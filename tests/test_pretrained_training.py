@@ -264,8 +264,9 @@ def test_a_bundle_without_the_package_says_what_to_install(
         load_bundle(str(tmp_path))
 
 
-def test_networks_of_our_own_towers_keep_their_space_id() -> None:
-    """Digests of settings as they were before there were pretrained towers."""
+def test_networks_of_our_own_towers_keep_their_space_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of settings as they were before there were pretrained towers, under the space code of that time."""
+    monkeypatch.setattr("cmir.network.space.SPACE_CODE_VERSION", 2)
     preprocessing = Preprocessing(chip_size_px={"pan": 64}).model_dump(mode="json")
     for config, space_id in (
         (NetworkConfig(modalities=("pan", "speech"), labels=("sea",)), "sf084e860f2580b78"),
