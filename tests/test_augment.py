@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
-from cmir.network.augment import ImageAugmentation, augment_chips, draw_frames
+from cmir.network.augment import ImageAugmentation, augment_chips, draw_bands, draw_frames
 from cmir.network.batches import Batch, ImagePart
 from cmir.network.catalogue import UNKNOWN
 from cmir.network.objectives.contrastive import Targets
 
 STILL = ImageAugmentation(
-    min_area=1, stretch=0, registration=0, gain=0, offset=0, band_offset=0, blur=0, noise=0, unknown_gsd=0, gsd_jitter=0
-)
+    min_area=1, stretch=0, registration=0, gain=0, offset=0, band_offset=0, own_moments=0, fewer_bands=0,
+    blur=0, noise=0, unknown_gsd=0, gsd_jitter=0,
+)  # fmt: skip
 
 
 def augmented(pixels: torch.Tensor, settings: ImageAugmentation, seed: int = 0, size_px: int = 16) -> torch.Tensor:
@@ -72,6 +73,28 @@ def test_each_amount_varies_the_radiometry(field: str) -> None:
         assert (per_band[:, 0] - per_band[:, 1]).abs().min() > 1e-4
     if field == "offset":
         torch.testing.assert_close(difference.amax((1, 2, 3)), difference.amin((1, 2, 3)), atol=1e-4, rtol=0)
+
+
+def test_chips_normalised_by_themselves_have_mean_0_and_deviation_1() -> None:
+    pixels = torch.randn(6, 3, 16, 16) * 2 + 5
+    pixels[0, 0] = 7.0  # no contrast
+    alone = augmented(pixels, STILL.model_copy(update={"own_moments": 1.0}))
+    torch.testing.assert_close(alone.mean((2, 3)), torch.zeros(6, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone[1:].std((2, 3), correction=0), torch.ones(5, 3), atol=1e-4, rtol=0)
+    some = augmented(torch.cat([pixels] * 20), STILL.model_copy(update={"own_moments": 0.3}))
+    assert 0.15 < (some.mean((1, 2, 3)).abs() < 0.5).float().mean() < 0.45
+
+
+def test_multispectral_chips_lose_bands_and_no_others_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    settings = STILL.model_copy(update={"fewer_bands": 0.5})
+    drawn = [tuple(draw_bands("ms", 4, settings, generator)) for _ in range(200)]
+    assert 60 < sum(len(bands) < 4 for bands in drawn) < 140
+    assert {len(bands) for bands in drawn} == {2, 3, 4}
+    assert all(bands == tuple(sorted(set(bands))) for bands in drawn)
+    always = STILL.model_copy(update={"fewer_bands": 1.0})
+    for modality, num_bands in (("pan", 1), ("rgb", 3), ("ms", 2)):
+        assert draw_bands(modality, num_bands, always, generator) == list(range(num_bands))
 
 
 def test_blur_smooths_and_never_brightens() -> None:

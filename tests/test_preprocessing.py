@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from cmir.archive.imagery import Chip
+from cmir.archive.schema import Modality
 from cmir.errors import DataError
 from cmir.network.preprocessing import MIN_STD_FRACTION, Preprocessing
 from cmir.network.statistics import BandStatistics, RunningStatistics, SensorStatistics
@@ -35,6 +36,12 @@ def preprocessing() -> Preprocessing:
     return Preprocessing.fit(running, chip_size_px={"ms": 16, "rgb": 8}, max_speech_s=2.0)
 
 
+@pytest.fixture(scope="module")
+def by_wavelength(preprocessing: Preprocessing) -> Preprocessing:
+    """The same for a tower that takes multispectral bands it was never trained on."""
+    return preprocessing.model_copy(update={"bands_by_wavelength": True})
+
+
 def test_training_chips_come_out_with_mean_0_and_deviation_1(preprocessing: Preprocessing) -> None:
     chips = [chip(noise(seed), BGRN, "A") for seed in range(4)]
     x = preprocessing.image_input("ms", chips)
@@ -58,7 +65,7 @@ def test_order_of_bands_does_not_matter(preprocessing: Preprocessing) -> None:
     rows = [2, 0, 3, 1]
     straight = chip(pixels, BGRN, "A")
     shuffled = chip(pixels[rows], tuple(BGRN[row] for row in rows), "A")
-    assert preprocessing.band_order("ms", shuffled) == [1, 3, 0, 2]
+    assert preprocessing.reading("ms", shuffled).rows == (1, 3, 0, 2)
     assert torch.equal(preprocessing.image_input("ms", [straight]), preprocessing.image_input("ms", [shuffled]))
     for one, other in zip(
         preprocessing.conditions("ms", [straight]), preprocessing.conditions("ms", [shuffled]), strict=True
@@ -67,23 +74,70 @@ def test_order_of_bands_does_not_matter(preprocessing: Preprocessing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bands", "num_bands", "message"),
+    ("modality", "bands", "message"),
     [
-        (RGB, 3, r"wrong bands for ms: seen 3 \(red, green, blue\), expected 4 \(blue, green, red, nir\)"),
-        (("blue", "green", "red", "swir1"), 4, "wrong bands for ms: seen 4"),
-        (("blue", "green", "red", "red"), 4, "band count and band names do not agree"),
+        ("ms", RGB, r"wrong bands for ms: seen 3 \(red, green, blue\), expected 4 \(blue, green, red, nir\)"),
+        ("ms", ("blue", "green", "red", "swir1"), "wrong bands for ms: seen 4"),
+        ("ms", ("blue", "green", "red", "red"), "band count and band names do not agree"),
+        ("rgb", BGRN, r"wrong bands for rgb: seen 4 .*, expected 3 \(red, green, blue\)"),
     ],
 )
 def test_bands_never_trained_on_are_refused(
-    preprocessing: Preprocessing, bands: tuple[str, ...], num_bands: int, message: str
+    preprocessing: Preprocessing, modality: Modality, bands: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        preprocessing.image_input("ms", [chip(noise(0, num_bands=num_bands), bands, "A")])
+        preprocessing.image_input(modality, [chip(noise(0, num_bands=len(bands)), bands, "A")])
+
+
+def test_a_part_of_the_bands_is_read_as_it_is_among_all(by_wavelength: Preprocessing) -> None:
+    pixels = noise(3)
+    whole = by_wavelength.image_input("ms", [chip(pixels, BGRN, "A")])
+    rows = [3, 1]
+    part = chip(pixels[rows], ("nir", "green"), "A")
+    assert torch.equal(by_wavelength.image_input("ms", [part]), whole[:, [1, 3]])
+    wavelength_nm, gsd_m = by_wavelength.conditions("ms", [part])
+    assert wavelength_nm.tolist() == [560.0, 842.0]
+    assert gsd_m.tolist() == [8.0]
+
+
+def test_bands_of_another_sensor_are_read_by_wavelength(
+    by_wavelength: Preprocessing, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("swir1", "rededge", "yellow", "coastal", "tir", "mystery")
+    centres = (1610.0, 725.0, 605.0, 427.0, 10_900.0, None)
+    pixels = noise(1, num_bands=6)
+    for _ in range(2):
+        reading = by_wavelength.reading("ms", Chip(pixels, names, centres, 1.2, "another"))
+    assert reading.rows == (3, 2, 1)
+    assert reading.wavelength_nm == (427.0, 605.0, 725.0)
+    assert reading.statistics is None
+    left_out = [record.getMessage() for record in caplog.records]
+    assert left_out == ["another: bands far from every wavelength trained on are left out: swir1, tir, mystery"]
+    x = by_wavelength.image_input("ms", [Chip(pixels, names, centres, 1.2, "another")])
+    torch.testing.assert_close(x.mean(dim=(2, 3)), torch.zeros(1, 3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("modality", "bands"),
+    [("ms", ("swir1", "tir")), ("ms", ("red",)), ("ms", ("red", "swir1")), ("rgb", BGRN), ("rgb", ("red", "green"))],
+)
+def test_too_few_readable_bands_are_refused_and_rgb_is_rgb(
+    by_wavelength: Preprocessing, modality: Modality, bands: tuple[str, ...]
+) -> None:
+    nm = {"swir1": 1610.0, "tir": 10_900.0} | dict(zip(BGRN, NM, strict=True))
+    with pytest.raises(DataError, match=f"wrong bands for {modality}: seen {len(bands)}"):
+        by_wavelength.reading(modality, Chip(noise(0, num_bands=len(bands)), bands, tuple(nm[b] for b in bands)))
+
+
+def test_a_trained_band_without_wavelength_is_found_by_its_name(by_wavelength: Preprocessing) -> None:
+    reading = by_wavelength.reading("ms", Chip(noise(0, num_bands=2), ("red", "blue"), (None, None)))
+    assert reading.rows == (1, 0)
+    assert reading.wavelength_nm == (480.0, 665.0)
 
 
 def test_which_statistics_apply(preprocessing: Preprocessing) -> None:
     def sensor_of(sensor: str | None, dtype: str = "uint16") -> str | None:
-        found = preprocessing.statistics("ms", chip(noise(0, dtype=dtype), BGRN, sensor))
+        found = preprocessing.reading("ms", chip(noise(0, dtype=dtype), BGRN, sensor)).statistics
         return None if found is None else found.sensor
 
     assert sensor_of("A") == "A"
@@ -176,8 +230,10 @@ def test_two_orders_of_the_same_bands_are_refused() -> None:
         Preprocessing(sensors=entries)
 
 
-def test_it_survives_json(preprocessing: Preprocessing) -> None:
+def test_it_survives_json(preprocessing: Preprocessing, by_wavelength: Preprocessing) -> None:
     assert Preprocessing.model_validate_json(preprocessing.model_dump_json()) == preprocessing
+    assert Preprocessing.model_validate_json(by_wavelength.model_dump_json()) == by_wavelength
+    assert "bands_by_wavelength" not in preprocessing.model_dump_json()
 
 
 def test_speech_is_padded_to_a_bucket_and_cut_at_the_limit(preprocessing: Preprocessing) -> None:

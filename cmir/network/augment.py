@@ -3,13 +3,15 @@
 Overhead imagery has no up: chips are turned by quarters and mirrored (the eight symmetries of the square), and cut,
 stretched and shifted by one affine resampling for the whole batch. Chips that show one ground keep showing the same of
 it, up to an error of registration: where things lie is what tells one ground from the next. Then the instrument varies,
-for each chip by itself: gain and offset of all bands and of each, blur (another MTF), noise. Everything is drawn from
-one generator, so a step's batch is the same after a resume.
+for each chip by itself: gain and offset of all bands and of each, blur (another MTF), noise; some chips are normalised
+by themselves, as those of a sensor never seen will be. Multispectral chips lose some of their bands at times, as other
+instruments have fewer. Everything is drawn from one generator, so a step's batch is the same after a resume.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,9 @@ from cmir.network.batches import CACHE_MARGIN, Batch, SpeechPart
 from cmir.network.catalogue import UNKNOWN
 from cmir.network.model import ImageInput
 from cmir.network.objectives.contrastive import Targets
+
+# A band of no contrast is not blown up: deviations of a whole sensor's normalised pixels are 1.
+_LEAST_CONTRAST: Final = 0.02
 
 
 class ImageAugmentation(BaseModel):
@@ -34,6 +39,8 @@ class ImageAugmentation(BaseModel):
     gain: float = Field(default=0.2, ge=0, description="deviation of the contrast of all bands")
     offset: float = Field(default=0.2, ge=0, description="deviation of the brightness of all bands")
     band_offset: float = Field(default=0.1, ge=0, description="deviation of the brightness of each band")
+    own_moments: float = Field(default=0.15, ge=0, le=1, description="share of chips normalised by themselves")
+    fewer_bands: float = Field(default=0.2, ge=0, le=1, description="share of steps whose ms chips lose some bands")
     blur: float = Field(default=0.3, ge=0, le=1, description="share of chips that are blurred")
     noise: float = Field(default=0.1, ge=0, description="largest deviation of white noise")
     unknown_gsd: float = Field(default=0.3, ge=0, le=1, description="share of chips whose gsd is withheld")
@@ -72,8 +79,9 @@ def vary_batch(
         enough_px = round(side_px * CACHE_MARGIN)
         if pixels.shape[-1] > enough_px:  # while chips are small: the cut below would skip pixels
             pixels = F.interpolate(pixels, size=(enough_px, enough_px), mode="bilinear", antialias=True)
-        pixels, gsd_m = augment_chips(pixels, part.gsd_m, frames, side_px, settings, generator)
-        images.append(ImageInput(part.modality, pixels, part.wavelength_nm.to(device), gsd_m))
+        bands = draw_bands(part.modality, len(part.wavelength_nm), settings, generator)
+        pixels, gsd_m = augment_chips(pixels[:, bands], part.gsd_m, frames, side_px, settings, generator)
+        images.append(ImageInput(part.modality, pixels, part.wavelength_nm[bands].to(device), gsd_m))
     speech = tuple(
         SpeechPart(part.waveform.to(device), part.num_samples.to(device), part.is_features) for part in batch.speech
     )
@@ -89,6 +97,14 @@ def draw_frames(batch: Batch, settings: ImageAugmentation, generator: torch.Gene
     frames = _random_frames(len(grounds), settings, generator)[ground]
     frames[:, :, 2] += torch.empty(len(pair_id), 2).uniform_(-2.0, 2.0, generator=generator) * settings.registration
     return torch.split(frames, sizes)
+
+
+def draw_bands(modality: str, num_bands: int, settings: ImageAugmentation, generator: torch.Generator) -> list[int]:
+    """The bands of an image part that are kept, in their order: all, or of a multispectral one at least two."""
+    if modality != "ms" or num_bands <= 2 or float(torch.rand((), generator=generator)) >= settings.fewer_bands:
+        return list(range(num_bands))
+    num_kept = int(torch.randint(2, num_bands, (), generator=generator))
+    return sorted(torch.randperm(num_bands, generator=generator)[:num_kept].tolist())
 
 
 def augment_chips(
@@ -140,6 +156,10 @@ def _vary_radiometry(pixels: Tensor, settings: ImageAugmentation, generator: tor
     def normal(channels: int, amount: float) -> Tensor:
         return (torch.randn(count, channels, 1, 1, generator=generator) * amount).to(pixels.device)
 
+    if settings.own_moments:
+        alone = (torch.rand(count, 1, 1, 1, generator=generator) < settings.own_moments).to(pixels.device)
+        std, mean = torch.std_mean(pixels, dim=(2, 3), correction=0, keepdim=True)
+        pixels = torch.where(alone, (pixels - mean) / std.clamp_min(_LEAST_CONTRAST), pixels)
     varied = pixels * normal(1, settings.gain).exp()
     varied = varied + normal(1, settings.offset) + normal(bands, settings.band_offset)
     if not settings.noise:

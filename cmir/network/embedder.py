@@ -172,7 +172,7 @@ class Embedder:
         return self._image(media.modality, decode_chip(media))
 
     def _image(self, modality: Modality, chip: Chip) -> Prepared:
-        self.bundle.preprocessing.band_order(modality, chip)  # refuses bands the network does not know
+        self.bundle.preprocessing.reading(modality, chip)  # refuses bands the network cannot read
         kind = (modality, chip.pixels.shape, chip.pixels.dtype.name)
         return Prepared(modality, chip, (*kind, chip.bands, chip.wavelength_nm, chip.sensor))
 

@@ -53,7 +53,11 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
     """Catalogues and preprocessing of the preset's modalities below the URIs. Raises as `fit`."""
     catalogues = read_catalogues(settings, shard_uris)
     sizes = {name: size for name, size in settings.working_size_px.items() if name in catalogues.modalities}
-    preprocessing = Preprocessing.fit(sample_statistics(catalogues.train_files), chip_size_px=sizes)
+    preprocessing = Preprocessing.fit(
+        sample_statistics(catalogues.train_files),
+        chip_size_px=sizes,
+        bands_by_wavelength=settings.objective != "cmirnet",  # its kernels are bound to the bands of training
+    )
     forms = read_spoken_forms(catalogues.train_files)
     return TrainingData(catalogues.modalities, catalogues.train, catalogues.validation, preprocessing, forms)
 
