@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cmir.network.image_tower import ImageTower, ImageTowerConfig
+from cmir.network.image_tower import ImageTower, ImageTowerConfig, local_contrast
 
 NAN = float("nan")
 CONFIG = ImageTowerConfig(width=64, depths=(1, 1), layout_cells=2, layout_channels=8)
@@ -47,6 +47,29 @@ def test_bands_of_unknown_wavelength_are_told_apart_by_place(tower: ImageTower) 
     features = tower("ms", pixels, unknown, gsd_m)
     assert features.isfinite().all()
     assert (tower("ms", pixels.flip(1), unknown, gsd_m) - features).abs().max() > 1e-4
+
+
+def test_local_contrast_sees_through_haze() -> None:
+    """Haze of half the contrast on one side and a tenth on the other, and its light, change little of it."""
+    torch.manual_seed(0)
+    ground = torch.randn(1, 2, 48, 48)
+    haze = torch.linspace(0.1, 0.5, 48)
+    seen = ground * (1 - haze) + 5.0 * haze
+    inside = (..., slice(4, -4), slice(4, -4))
+    clear, hazy = local_contrast(ground, 4)[inside], local_contrast(seen, 4)[inside]
+    assert (hazy - clear).square().mean() < 0.01 * (seen - ground)[inside].square().mean()
+    assert torch.corrcoef(torch.stack([hazy.flatten(), clear.flatten()]))[0, 1] > 0.99
+
+
+def test_local_contrast_by_hand_and_of_nothing() -> None:
+    pixels = torch.zeros(1, 1, 9, 9)
+    pixels[0, 0, 4, 4] = 9.0
+    contrast = local_contrast(pixels, 1)
+    detail = pixels - torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
+    around = detail[0, 0, 3:6, 3:6]
+    torch.testing.assert_close(contrast[0, 0, 4, 4], 8.0 / (around.square().mean() + 0.03**2).sqrt())
+    assert local_contrast(torch.full((2, 3, 16, 16), 4.0), 4).abs().max() < 1e-4
+    assert local_contrast(torch.full((1, 1, 16, 16), 4.0) + 1e-3 * torch.randn(1, 1, 16, 16), 4).abs().max() < 0.3
 
 
 def test_gsd_is_ignored_until_it_was_learnt_and_when_unknown() -> None:

@@ -358,8 +358,9 @@ def test_a_batch_of_one_kind_trains(world: str) -> None:
 @pytest.mark.parametrize("objective", ["contrastive", "cmirnet"])
 def test_chips_of_one_ground_are_looked_at_alike(objective: str, world: str) -> None:
     """PAN and MS hold the same pictures here, in opposite orders."""
-    still = ImageAugmentation(registration=0, gain=0, offset=0, band_offset=0, blur=0, noise=0)
-    settings = tiny_settings(objective=objective, preset="pan-ms", augmentation=still)
+    still = {"registration": 0, "gain": 0, "offset": 0, "band_offset": 0, "own_moments": 0, "blur": 0, "noise": 0}
+    augmentation = ImageAugmentation.model_validate({**still, "fewer_bands": float(objective == "cmirnet")})
+    settings = tiny_settings(objective=objective, preset="pan-ms", augmentation=augmentation)
     learner = build_learner(settings, read_training_data(settings, [world]), CPU)
     pictures = torch.randint(-64, 64, (6, 1, 20, 20)).to(torch.int8)
     parts = (
@@ -371,3 +372,4 @@ def test_chips_of_one_ground_are_looked_at_alike(objective: str, world: str) -> 
     targets = Targets(nothing, torch.zeros(12, 3), torch.zeros(12, dtype=torch.bool), nothing, pair_id)
     pan, ms = learner.prepare(Batch(parts, (), targets), step=0, fraction=0.0).images
     torch.testing.assert_close(pan.pixels.flip(0), ms.pixels[:, :1])
+    assert ms.pixels.shape[1] == 4, "no band is taken away, least of all from kernels that are bound to them"

@@ -39,7 +39,8 @@ class CmirNetLearner:
     ) -> None:
         self.net = net.to(device)
         self.average = self.net
-        self.device, self.seed, self.augmentation = device, seed, augmentation
+        self.device, self.seed = device, seed
+        self.augmentation = augmentation.model_copy(update={"fewer_bands": 0.0})  # kernels are bound to their bands
         self.learning_rate = settings.learning_rate
         self.objective = CmirNetObjective(settings.weights, stage1_share=settings.stage1_share)
         self.augment_speech = SpeechAugmenter()

@@ -3,7 +3,10 @@
 A stem per modality, one residual trunk for all. A stem is a small hypernetwork: the kernel of every band is generated
 from the band's centre wavelength, so bands may be missing, added or reordered without another tensor. The idea of
 generating input kernels from wavelengths is DOFA's (Xiong et al., 2024); a shared trunk under modality-specific stems
-is what PAN-MS retrieval gains from (PAPER, section 5).
+is what PAN-MS retrieval gains from (PAPER, section 5). A stem sees every band twice, as it is and by its local
+contrast: haze takes most of the contrast of a part of a chip and adds light to it, and what is left is as legible as
+the rest once each place is measured by its own surroundings, which convolutions cannot do (Jarrett et al., "What is the
+best multi-stage architecture for object recognition?", 2009, section 2).
 
 The trunk normalises by groups of channels within a chip, never over the batch: an embedding does not depend on its
 batch-mates or on the number of workers, and on CPUs it trains several times faster than batch norm. Convolution weights
@@ -27,6 +30,7 @@ _GROUP_CHANNELS: Final = 16  # channels normalised together (Wu and He, "Group n
 _NUM_FREQUENCIES: Final = 6
 NUM_BAND_NUMBERS: Final = 2 * _NUM_FREQUENCIES + 2  # what `describe_bands` tells of each band
 _REFERENCE_NM: Final = 550.0
+_LEAST_CONTRAST: Final = 0.03  # in deviations of a sensor's pixels
 _RELU_GAIN: Final = math.sqrt(2.0)  # keeps the variance through a ReLU (He et al., 2015)
 
 
@@ -40,6 +44,7 @@ class ImageTowerConfig(BaseModel):
     depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1, description="residual blocks of each stage")
     stem_kernel_px: int = Field(default=6, ge=4, le=16, multiple_of=2, description="side of the stem's kernels")
     num_kernel_bases: int = Field(default=16, ge=1, description="kernels that a band's own kernel is mixed from")
+    contrast_reach_px: int = Field(default=4, ge=1, le=32, description="how far around a pixel contrast is taken")
     layout_cells: int = Field(
         default=4,
         ge=0,
@@ -60,28 +65,47 @@ class ImageTowerConfig(BaseModel):
 
 
 class BandStem(nn.Module):
-    """Chips of C bands -> f32[B,channels,H/4,W/4], with one kernel per band, generated from its wavelength.
+    """Chips of C bands -> f32[B,channels,H/4,W/4], with two kernels per band, generated from its wavelength.
 
-    kernel[o,c] = sum_r mix[c,r] * basis[r,o], mix = MLP(waves of log2 wavelength) / sqrt(C). A band without a known
-    wavelength is told by a flag and its place among the bands instead.
+    kernel[o,c,s] = sum_r mix[c,s,r] * basis[s,r,o], mix = MLP(waves of log2 wavelength) / sqrt(C); s is 0 for the band
+    and 1 for its local contrast. A band without a known wavelength is told by a flag and its place among the bands
+    instead.
     """
 
-    def __init__(self, channels: int, kernel_px: int, num_bases: int) -> None:
+    def __init__(self, channels: int, kernel_px: int, num_bases: int, contrast_reach_px: int) -> None:
         super().__init__()
         self.padding = (kernel_px - _STEM_STRIDE) // 2
+        self.contrast_reach_px = contrast_reach_px
         fan_in = kernel_px * kernel_px
-        self.bases = nn.Parameter(torch.randn(num_bases, channels, kernel_px, kernel_px) / math.sqrt(fan_in))
+        self.bases = nn.Parameter(torch.randn(2, num_bases, channels, kernel_px, kernel_px) / math.sqrt(fan_in))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.mixer = nn.Sequential(
-            nn.Linear(NUM_BAND_NUMBERS, 64), nn.GELU(), nn.Linear(64, num_bases), nn.LayerNorm(num_bases)
+            nn.Linear(NUM_BAND_NUMBERS, 64), nn.GELU(), nn.Linear(64, 2 * num_bases), nn.LayerNorm(2 * num_bases)
         )
 
     def forward(self, x_BCHW: Tensor, wavelength_nm_C: Tensor) -> Tensor:
-        mix_CR = self.mixer(describe_bands(wavelength_nm_C.to(x_BCHW.device)))
-        scale = 1.0 / math.sqrt(mix_CR.shape[0] * mix_CR.shape[1])
-        kernel_OCkk = torch.einsum("cr,roij->ocij", mix_CR * scale, self.bases)
-        features: Tensor = F.conv2d(x_BCHW, kernel_OCkk, self.bias, stride=_STEM_STRIDE, padding=self.padding)
+        num_bases = self.bases.shape[1]
+        mix_CSR = self.mixer(describe_bands(wavelength_nm_C.to(x_BCHW.device))).unflatten(1, (2, num_bases))
+        scale = 1.0 / math.sqrt(len(mix_CSR) * num_bases)
+        kernel_OCkk = torch.einsum("csr,sroij->ocsij", mix_CSR * scale, self.bases).flatten(1, 2)
+        x_BC2HW = torch.stack([x_BCHW, local_contrast(x_BCHW, self.contrast_reach_px)], dim=2)
+        features: Tensor = F.conv2d(
+            x_BC2HW.flatten(1, 2), kernel_OCkk, self.bias, stride=_STEM_STRIDE, padding=self.padding
+        )
         return features
+
+
+def local_contrast(x_BCHW: Tensor, reach_px: int) -> Tensor:
+    """Chips f32[B,C,H,W] less their mean up to `reach_px` around, divided by the deviation of all bands there.
+
+    Where there is next to no contrast (0.03 of a deviation of the sensor's) it fades instead of becoming noise.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, 2 * reach_px + 1, stride=1, padding=reach_px, count_include_pad=False)
+
+    detail = x_BCHW - mean(x_BCHW)
+    return detail * torch.rsqrt(mean(detail.square().mean(dim=1, keepdim=True)) + _LEAST_CONTRAST**2)
 
 
 class GsdModulation(nn.Module):
@@ -157,7 +181,10 @@ class ImageTower(nn.Module):
         super().__init__()
         widths = config.stage_widths
         self.stems = nn.ModuleDict(
-            {name: BandStem(widths[0], config.stem_kernel_px, config.num_kernel_bases) for name in config.modalities}
+            {
+                name: BandStem(widths[0], config.stem_kernel_px, config.num_kernel_bases, config.contrast_reach_px)
+                for name in config.modalities
+            }
         )
         self.gsd = GsdModulation(widths[0])
         blocks: list[nn.Module] = []
