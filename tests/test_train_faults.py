@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ray.util.state import list_nodes
 
 from cmir.network.bundle import load_bundle
 from tests.conftest import RayCluster
@@ -128,6 +129,14 @@ def kill_with_children(pid: int) -> None:
             os.kill(one, signal.SIGKILL)
 
 
+def wait_for_nodes(cluster: RayCluster, num_nodes: int) -> None:
+    """A job that starts before its node has joined begins, rightly, with the smaller group."""
+    deadline = time.monotonic() + 60
+    while sum(node.state == "ALIVE" for node in list_nodes(address=cluster.dashboard_url)) < num_nodes:
+        assert time.monotonic() < deadline, "the node did not join"
+        time.sleep(0.5)
+
+
 def test_a_lost_node_leaves_a_smaller_group_that_finishes(
     start: Callable[..., Job], on_cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -137,6 +146,7 @@ def test_a_lost_node_leaves_a_smaller_group_that_finishes(
     log = (tmp_path / "node.log").open("wb")
     node = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
+        wait_for_nodes(on_cluster, 2)
         job = start(num_workers="1:3")
         job.wait_for_checkpoint()
         kill_with_children(node.pid)
