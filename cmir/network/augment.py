@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cmir.archive.schema import Modality
+from cmir.network.bands import LEAST_BANDS, has_any_bands
 from cmir.network.batches import CACHE_MARGIN, Batch, SpeechPart
 from cmir.network.catalogue import UNKNOWN
 from cmir.network.model import ImageInput
 from cmir.network.objectives.contrastive import Targets
+from cmir.network.preprocessing import own_moments
 
-# A band of no contrast is not blown up: deviations of a whole sensor's normalised pixels are 1.
-_LEAST_CONTRAST: Final = 0.02
+_LEAST_STD: Final = 0.02  # of a chip normalised by itself, where that of a whole sensor's pixels is 1
 
 
 class ImageAugmentation(BaseModel):
@@ -100,10 +101,12 @@ def draw_frames(batch: Batch, settings: ImageAugmentation, generator: torch.Gene
 
 
 def draw_bands(modality: str, num_bands: int, settings: ImageAugmentation, generator: torch.Generator) -> list[int]:
-    """The bands of an image part that are kept, in their order: all, or of a multispectral one at least two."""
-    if modality != "ms" or num_bands <= 2 or float(torch.rand((), generator=generator)) >= settings.fewer_bands:
+    """The bands of an image part that are kept, in their order: all, or of a multispectral one LEAST_BANDS or more."""
+    if not has_any_bands(modality) or num_bands <= LEAST_BANDS:
         return list(range(num_bands))
-    num_kept = int(torch.randint(2, num_bands, (), generator=generator))
+    if float(torch.rand((), generator=generator)) >= settings.fewer_bands:
+        return list(range(num_bands))
+    num_kept = int(torch.randint(LEAST_BANDS, num_bands, (), generator=generator))
     return sorted(torch.randperm(num_bands, generator=generator)[:num_kept].tolist())
 
 
@@ -158,8 +161,8 @@ def _vary_radiometry(pixels: Tensor, settings: ImageAugmentation, generator: tor
 
     if settings.own_moments:
         alone = (torch.rand(count, 1, 1, 1, generator=generator) < settings.own_moments).to(pixels.device)
-        std, mean = torch.std_mean(pixels, dim=(2, 3), correction=0, keepdim=True)
-        pixels = torch.where(alone, (pixels - mean) / std.clamp_min(_LEAST_CONTRAST), pixels)
+        mean, std = own_moments(pixels, _LEAST_STD)
+        pixels = torch.where(alone, (pixels - mean) / std, pixels)
     varied = pixels * normal(1, settings.gain).exp()
     varied = varied + normal(1, settings.offset) + normal(bands, settings.band_offset)
     if not settings.noise:

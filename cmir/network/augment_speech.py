@@ -49,11 +49,14 @@ class SpeechAugmentation:
 class SpeechAugmenter(nn.Module):
     """Waveforms in, changed waveforms out; an own random draw for each utterance."""
 
+    noise_N: Tensor
+
     def __init__(self, settings: SpeechAugmentation | None = None) -> None:
         super().__init__()
         self.full = self.settings = settings or SpeechAugmentation()
         generator = torch.Generator().manual_seed(0)  # the same after a resume
-        self._noise_N = torch.view_as_complex(torch.randn(_NOISE_BINS, 2, generator=generator))
+        noise_N = torch.view_as_complex(torch.randn(_NOISE_BINS, 2, generator=generator))
+        self.register_buffer("noise_N", noise_N, persistent=False)
 
     def set_strength(self, strength: float) -> None:
         """Scale all effects from now on, 0..1."""
@@ -77,9 +80,8 @@ class SpeechAugmenter(nn.Module):
         length_B = before_B + spoken_B + after_B
         moved_BT = waveform_BT.new_zeros(len(waveform_BT), int(length_B.max()))
         spans = zip(num_samples_B.tolist(), before_B.tolist(), spoken_B.tolist(), strict=True)
-        for i, (num_samples, before, spoken) in enumerate(
-            spans
-        ):  # one gather of all rows at once takes five times as long
+        # one gather of all rows at once takes five times as long
+        for i, (num_samples, before, spoken) in enumerate(spans):
             utterance = waveform_BT[i, None, None, :num_samples]
             moved_BT[i, before : before + spoken] = F.interpolate(utterance, spoken, mode="linear")[0, 0]
         return moved_BT, length_B
@@ -115,14 +117,12 @@ class SpeechAugmenter(nn.Module):
 
     def _white(self, like_BF: Tensor) -> Tensor:
         """Spectra of white noise, cut at random places from a long one: drawing each anew costs more than filtering."""
-        if self._noise_N.device != like_BF.device:
-            self._noise_N = self._noise_N.to(like_BF.device)
         num_bins = like_BF.shape[1]
-        spare = len(self._noise_N) - num_bins
+        spare = len(self.noise_N) - num_bins
         if spare < num_bins:  # minutes of sound
             return torch.view_as_complex(torch.randn(*like_BF.shape, 2, device=like_BF.device))
         starts = (uniform(like_BF.real, 0.0, 1.0) * spare).long().tolist()
-        return torch.stack([self._noise_N[start : start + num_bins] for start in starts])
+        return torch.stack([self.noise_N[start : start + num_bins] for start in starts])
 
     def _line(self, like_BT: Tensor, frequency_F: Tensor) -> Tensor:
         """What microphone and line do to sound and noise alike."""

@@ -31,7 +31,7 @@ log = logging.getLogger("cmir")
 # Yellow (604 nm) is 0.14 octaves from red (660), coastal (427) 0.17 from blue (480), a second near-infrared (914) 0.12
 # from the first (842); short-wave infrared (1,610) is 0.9 away.
 READABLE_OCTAVES: Final = 0.25
-_LEAST_BANDS: Final = 2  # one band alone is no multispectral chip, and most likely a panchromatic one in disguise
+LEAST_BANDS: Final = 2  # one band alone is no multispectral chip, and most likely a panchromatic one in disguise
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_bands(
     same = [entry for entry in entries if set(entry.band_names) == set(chip.bands)]
     if same:
         names = same[0].band_names
-    elif by_wavelength and modality == "ms":
+    elif by_wavelength and has_any_bands(modality):
         names = _readable(chip, entries)
     else:
         names = ()
@@ -69,6 +69,11 @@ def read_bands(
     trained = {band.name: band.wavelength_nm for band in statistics.bands} if statistics else {}
     wavelengths = (first_known(trained.get(name), own[name], stored.get(name)) for name in names)
     return BandReading(tuple(chip.bands.index(name) for name in names), tuple(wavelengths), statistics)
+
+
+def has_any_bands(modality: str) -> bool:
+    """Whether chips of the modality differ in their bands: those of PAN and RGB are what makes them PAN and RGB."""
+    return modality == "ms"
 
 
 def first_known(*values: float | None) -> float:
@@ -83,7 +88,7 @@ def _readable(chip: Chip, entries: Sequence[SensorStatistics]) -> tuple[str, ...
     centres = {name: first_known(own[name], trained.get(name)) for name in chip.bands}
     named = {name for name in chip.bands if own[name] is None and name in trained}
     near = [name for name in chip.bands if name in named or _is_near(centres[name], trained.values())]
-    if len(near) < _LEAST_BANDS:
+    if len(near) < LEAST_BANDS:
         return ()
     left_out = [name for name in chip.bands if name not in near]
     if left_out:
@@ -100,12 +105,15 @@ def _warn_once(sensor: str, left_out: str) -> None:
     log.warning("%s: bands far from every wavelength trained on are left out: %s", sensor, left_out)
 
 
-def _statistics(names: Sequence[str], chip: Chip, entries: Sequence[SensorStatistics]) -> SensorStatistics | None:
+def _statistics(names: tuple[str, ...], chip: Chip, entries: Sequence[SensorStatistics]) -> SensorStatistics | None:
     sensor, dtype = chip.sensor or ANY_SENSOR, chip.pixels.dtype.name
     for entry in entries:
+        if (entry.sensor, entry.dtype) != (sensor, dtype) or not set(names) <= set(entry.band_names):
+            continue
+        if entry.band_names == names:
+            return entry
         bands = {band.name: band for band in entry.bands}
-        if (entry.sensor, entry.dtype) == (sensor, dtype) and set(names) <= bands.keys():
-            return entry.model_copy(update={"bands": tuple(bands[name] for name in names)})
+        return entry.model_copy(update={"bands": tuple(bands[name] for name in names)})
     return None
 
 
@@ -114,8 +122,8 @@ def _unreadable(
 ) -> DataError:
     trained = {", ".join(entry.band_names) for entry in entries}
     expected = " or ".join(f"{names.count(',') + 1} ({names})" for names in sorted(trained)) or "none"
-    if by_wavelength and modality == "ms" and trained:
-        expected += f", or at least {_LEAST_BANDS} of known wavelength near those"
+    if by_wavelength and has_any_bands(modality) and trained:
+        expected += f", or at least {LEAST_BANDS} of known wavelength near those"
     return DataError(
         f"wrong bands for {modality}",
         seen=f"{chip.pixels.shape[0]} ({', '.join(chip.bands)})",

@@ -43,7 +43,7 @@ class CmirNetLearner:
         self.augmentation = augmentation.model_copy(update={"fewer_bands": 0.0})  # kernels are bound to their bands
         self.learning_rate = settings.learning_rate
         self.objective = CmirNetObjective(settings.weights, stage1_share=settings.stage1_share)
-        self.augment_speech = SpeechAugmenter()
+        self.augment_speech = SpeechAugmenter().to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
 
     def prepare(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> VariedBatch:

@@ -49,7 +49,7 @@ class Learner:
         self.average = copy.deepcopy(self.net, frozen).requires_grad_(False)  # what stays as it is exists once
         if settings.compile == "always" or (settings.compile == "cuda" and is_on_cuda):
             compile_trunk(self.net)
-        self.augment_speech = SpeechAugmenter()
+        self.augment_speech = SpeechAugmenter().to(device)
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS, fused=True
         )

@@ -93,7 +93,7 @@ class Preprocessing(BaseModel):
         """
         size_px = self._size_px(modality)
         values = pixels.to(torch.float32)
-        mean, std = _own_moments(values, str(pixels.dtype)) if statistics is None else _moments(statistics, values)
+        mean, std = _own_moments(values, pixels.dtype) if statistics is None else _moments(statistics, values)
         if values.shape[-2:] != (size_px, size_px):
             values = F.interpolate(values, size=(size_px, size_px), mode="bilinear", antialias=True)
         return (values - mean) / std
@@ -161,8 +161,11 @@ def _moments(statistics: SensorStatistics, values: Tensor) -> tuple[Tensor, Tens
     return mean, std
 
 
-def _own_moments(values: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
-    """mean and deviation f32[B,C,1,1] of each chip's own pixels."""
-    floor = FULL_SCALE.get(dtype.removeprefix("torch."), 1.0) * MIN_STD_FRACTION
+def _own_moments(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return own_moments(values, FULL_SCALE.get(str(dtype).removeprefix("torch."), 1.0) * MIN_STD_FRACTION)
+
+
+def own_moments(values: Tensor, least_std: float) -> tuple[Tensor, Tensor]:
+    """mean and deviation f32[B,C,1,1] of each chip's own pixels f32[B,C,H,W], the deviation at least `least_std`."""
     std, mean = torch.std_mean(values, dim=(-2, -1), correction=0, keepdim=True)
-    return mean, std.clamp_min(floor)
+    return mean, std.clamp_min(least_std)

@@ -23,9 +23,7 @@ from cmir.network.checks import can_judge, facts_of, together
 from cmir.network.feed import FeedSettings, TrainingFeed
 from cmir.network.new_learner import AnyLearner, build_learner
 from cmir.network.pace import Pace
-from cmir.network.pretrained_training import (
-    sized_for_towers,
-)
+from cmir.network.pretrained_training import sized_for_towers
 from cmir.network.progress import TrainingProgress
 from cmir.network.trackers import MLflow, TensorBoard, Tracker
 from cmir.network.training_data import read_training_data
