@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,18 @@ class RayCluster:
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """One small Ray cluster on loopback for the whole session, a process of its own as in production."""
+    """One small Ray cluster on loopback for the whole session."""
+    with running_cluster(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[RayCluster]:
+    """A cluster of one node of two cores, a process of its own as in production; its log is in `folder`."""
     port, dashboard_port = free_port(), free_port()
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
-    log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
+    log = (folder / "head.log").open("wb")
     command = [str(binaries / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     command += ["--num-cpus=2", "--disable-usage-stats", f"--object-store-memory={512 * 2**20}"]
