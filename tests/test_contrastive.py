@@ -1,6 +1,7 @@
 """Goldens by hand, the terms' meaning on small batches, and equal gradients on one and two processes."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
 def test_alone_nothing_is_gathered() -> None:
     rows = unit(2, 4)
     assert gather_rows(rows) is rows
+
+
+def test_what_travels_between_workers_comes_back_exactly() -> None:
+    _, batch = whole_batch()
+    batch = replace(batch, pair_id=batch.pair_id + 2**52, has_labels=torch.arange(7) % 2 == 0)
+    back = Targets.unpacked(batch.packed())
+    for name in Targets.__dataclass_fields__:
+        torch.testing.assert_close(getattr(back, name), getattr(batch, name), atol=0, rtol=0, msg=name)

@@ -328,6 +328,13 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert rates[100] == pytest.approx(0.01)
 
 
+def test_a_training_of_few_steps_warms_up_over_a_tenth_of_it() -> None:
+    settings = TrainSettings(learning_rate=1.0, warmup_steps=150)
+    rates = [learning_rate(settings, step, step / 100) for step in range(101)]
+    assert int(np.argmax(rates)) == 10
+    assert rates[5] == pytest.approx(0.5, abs=0.01)
+
+
 def test_validation_measures_by_hand() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.1, 0.0], [0.2, 0.7, 0.6, 0.1], [0.3, 0.2, 0.4, 0.9]])
     relevant = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0]]).bool()

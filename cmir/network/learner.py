@@ -27,6 +27,7 @@ from cmir.network.pretrained_training import backbone_groups
 from cmir.network.training_settings import TrainSettings
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
+_WARMUP_FRACTION: Final = 0.1
 
 
 class DivergedError(DataError):
@@ -182,8 +183,11 @@ class Learner:
 
 
 def learning_rate(settings: TrainSettings, step: int, fraction: float) -> float:
-    """Linear warm-up over `warmup_steps`, then half a cosine down to a hundredth at `fraction` 1."""
-    warmup = min(1.0, (step + 1) / settings.warmup_steps)
+    """Linear warm-up, times half a cosine down to a hundredth at `fraction` 1.
+
+    The warm-up takes `warmup_steps`, but of a training of few steps no more than a tenth.
+    """
+    warmup = min(1.0, max((step + 1) / settings.warmup_steps, fraction / _WARMUP_FRACTION))
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, fraction))
     return settings.learning_rate * warmup * max(cosine, 0.01)
 
@@ -232,4 +236,4 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter).clone()
+        parameter.grad = gradient.view_as(parameter)

@@ -64,6 +64,17 @@ class Targets:
         """Rows of several parts of a batch after each other."""
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
+    def packed(self) -> Tensor:
+        """All of it as f64[N,4+L], in which integers up to 2^53 are exact: what travels between workers at once."""
+        numbers = torch.stack([self.modality, self.has_labels.long(), self.class_id, self.pair_id], dim=1)
+        return torch.cat([numbers.double(), self.labels.double()], dim=1)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Self:
+        """What `packed` made f64[N,4+L] of."""
+        modality, has_labels, class_id, pair_id = packed[:, :4].long().unbind(dim=1)
+        return cls(modality, packed[:, 4:].float(), has_labels.bool(), class_id, pair_id)
+
     def to(self, device: torch.device | str) -> "Targets":
         """The same on another device."""
         return Targets(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -186,7 +197,7 @@ def gather_targets(targets: Targets) -> Targets:
     """The targets of all workers' rows, in rank order."""
     if not _is_distributed():
         return targets
-    return Targets(**{field.name: _all_rows(getattr(targets, field.name))[0] for field in fields(targets)})
+    return Targets.unpacked(_all_rows(targets.packed())[0])
 
 
 class _GatherRows(torch.autograd.Function):
@@ -210,12 +221,11 @@ def _all_rows(rows: Tensor) -> tuple[Tensor, int]:
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], dtype=torch.int64, device=rows.device))
     sizes = [int(count) for count in counts]
-    wire = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
-    padded = torch.zeros((max(sizes), *wire.shape[1:]), dtype=wire.dtype, device=wire.device)
-    padded[: len(wire)] = wire
+    padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+    padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
-    joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(rows.dtype)
+    joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
     return joined, sum(sizes[: dist.get_rank()])
 
 
