@@ -47,8 +47,10 @@ def demo(
     data: Annotated[str | None, typer.Option(help="A UC Merced folder; a generated world otherwise.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo-output"),
     scenes: Annotated[int, typer.Option(min=30, help="Scenes of the generated world.")] = 400,
-    voices: Annotated[int | None, typer.Option(min=3, help="Synthetic voices; 24, or 64 with --data.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Minutes of training; 4.5, or 30 with --data.")] = None,
+    voices: Annotated[int | None, typer.Option(min=3, help="Synthetic voices; 48, or 64 with --data.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Minutes of training; 4.5 or what the other steps leave of 8, 30 with --data.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of world, voices and training.")] = 0,
 ) -> None:
     """From a source to an answered query: shard, train, embed, index, evaluate, serve, ask."""

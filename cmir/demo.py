@@ -24,6 +24,11 @@ from cmir.live_queries import LiveAnswer, ask, choose_queries, hits_table, write
 from cmir.loopback import HOST, free_port
 
 SERVICE_START_S: Final = 120
+_NUM_SCENES: Final = 400
+_WORLD_MINUTES: Final = 7.75  # the whole demo on the generated world, on two cores
+_MOST_TRAINING_MINUTES: Final = 4.5  # of them
+_LEAST_TRAINING_MINUTES: Final = 1.5
+_OTHER_STEPS: Final = 4.6  # seconds of all steps after the shards but training itself, to those that the shards took
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,23 @@ class DemoSettings:
 
     output: Path
     data: str | None = None
-    scenes: int = 400
+    scenes: int = _NUM_SCENES
     voices: int | None = None
     max_minutes: float | None = None
     seed: int = 0
 
-    @property
-    def training(self) -> tuple[str, ...]:
-        """Flags of the training; Ray Train's own start comes on top of the minutes."""
-        minutes = self.max_minutes or (30.0 if self.data else 4.5)
+    def training(self, shard_s: float) -> tuple[str, ...]:
+        """Flags of the training; Ray Train's own start comes on top of the minutes.
+
+        On the generated world it takes what the other steps leave of the demo's minutes, told by the seconds that the
+        shards took: a slow machine trains for a shorter time.
+        """
+        usual_shard_s = shard_s * _NUM_SCENES / self.scenes  # a larger world is not a slower machine
+        left = _WORLD_MINUTES - (1.0 + _OTHER_STEPS) * usual_shard_s / 60.0
+        world_minutes = round(min(_MOST_TRAINING_MINUTES, max(_LEAST_TRAINING_MINUTES, left)), 2)
+        minutes = self.max_minutes or (30.0 if self.data else world_minutes)
         # the small world has three chips of each place, and its words take longer to learn than its pictures
-        batch = () if self.data else ("--grounds-per-batch", "12", "--utterances-per-batch", "48")
+        batch = () if self.data else ("--grounds-per-batch", "8", "--utterances-per-batch", "64")
         return ("--max-minutes", str(minutes), *batch, "--seed", str(self.seed))
 
 
@@ -65,7 +76,7 @@ class Demo:
         for step in self._shard_steps():
             self._step("shard", *step)
         self._step("train", *self._shards(), "--output", self._at("bundle"), "--preset", "all", "--overwrite",
-                   *self.settings.training)  # fmt: skip
+                   *self.settings.training(self.timings_s["shard"]))  # fmt: skip
         embedded = self._step(
             "embed", "--bundle", self._at("bundle"), *self._shards(), "--gallery", self._at("gallery")
         )
@@ -88,10 +99,8 @@ class Demo:
         return path
 
     def _shard_steps(self) -> Iterator[tuple[str, ...]]:
-        seed, voices = (
-            ("--seed", str(self.settings.seed)),
-            str(self.settings.voices or (64 if self.settings.data else 24)),
-        )
+        seed = ("--seed", str(self.settings.seed))
+        voices = str(self.settings.voices or (64 if self.settings.data else 48))
         if self.settings.data is None:
             counts = ("--scenes", str(self.settings.scenes), "--voices", voices)
             yield "--source", "synthetic", *counts, *seed, "--output", str(self.archive / "world"), "--overwrite"
