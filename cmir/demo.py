@@ -53,7 +53,7 @@ class DemoSettings:
         world_minutes = round(min(_MOST_TRAINING_MINUTES, max(_LEAST_TRAINING_MINUTES, left)), 2)
         minutes = self.max_minutes or (30.0 if self.data else world_minutes)
         # the small world has three chips of each place, and its words take longer to learn than its pictures
-        batch = () if self.data else ("--grounds-per-batch", "8", "--utterances-per-batch", "64")
+        batch = () if self.data else ("--grounds-per-batch", "12", "--utterances-per-batch", "48")
         return ("--max-minutes", str(minutes), *batch, "--seed", str(self.seed))
 
 
