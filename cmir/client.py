@@ -56,9 +56,10 @@ class ClientHeard:
     confidence: float | None = None
 
     @property
-    def nearest(self) -> str:
-        """The labels with their cosines, as a person reads them."""
-        return ", ".join(f"nearest {label}, {score:.2f}" for label, score in self.labels)
+    def summary(self) -> str:
+        """What was heard with its cosines, as a person reads it."""
+        said = ", ".join(f"{label} {score:.2f}" for label, score in self.labels)
+        return f"heard: {said}" if self.message is None else f"{self.message} (nearest: {said})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,11 @@ class LiveAnswer:
     answer: Answer
     pictures: Mapping[str, bytes]
 
+    @property
+    def heard(self) -> str:
+        """What the service heard in the query; empty where it was no recording."""
+        return "; ".join(heard.summary for heard in self.answer.heard)
+
     def is_relevant(self, hit: ClientHit) -> bool:
         """As the evaluation judges: all spoken labels for speech, a label in common between images."""
         asked, found = set(self.query.labels), set(hit.labels)
@@ -138,8 +143,8 @@ def hits_table(answered: LiveAnswer) -> Table:
     for hit in answered.answer.hits:
         mark = "[green]hit[/green]" if answered.is_relevant(hit) else "[red]miss[/red]"
         table.add_row(str(hit.rank), f"{hit.score:.3f}", mark, ", ".join(hit.labels), hit.scene_class or "")
-    if answered.answer.unheard is not None:
-        table.caption = f"{answered.answer.unheard.message} ({answered.answer.unheard.nearest})"
+    if answered.answer.heard:
+        table.caption = answered.heard
     return table
 
 

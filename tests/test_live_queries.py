@@ -92,14 +92,19 @@ def test_the_table_marks_hits_and_misses() -> None:
     assert list(table.columns[2].cells) == ["[green]hit[/green]", "[red]miss[/red]"]
 
 
-def test_a_recording_that_names_nothing_is_said_in_table_and_page(tmp_path: Path) -> None:
-    unheard = ClientHeard((("sea", 0.214),), "no known label heard")
-    silent = replace(_answered("speech", ("sea",), []), answer=Answer((), "s0", 1, {"total": 3.0}, "r", (unheard,)))
-    said = "no known label heard (nearest sea, 0.21)"
-    assert hits_table(silent).caption == said
-    found = _answered("speech", ("sea",), [_hit("a", "rgb", ("sea",))])
-    assert hits_table(found).caption is None
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        (ClientHeard((("sea", 0.214),), "no known label heard"), "no known label heard (nearest: sea 0.21)"),
+        (ClientHeard((("sea", 0.714), ("sand", 0.4)), None), "heard: sea 0.71, sand 0.40"),
+        (None, None),
+    ],
+)
+def test_what_was_heard_is_said_in_table_and_page(heard: ClientHeard | None, said: str | None, tmp_path: Path) -> None:
+    asked = replace(
+        _answered("speech", ("sea",), []), answer=Answer((), "s0", 1, {"total": 3.0}, "r", (heard,) if heard else ())
+    )
+    assert hits_table(asked).caption == said
     report = evaluate(items_of([Made("pan", ("sea",)), Made("rgb", ("sea",))]), space_id="s0").report
-    for answered, is_said in ((silent, True), (found, False)):
-        write_live_report(tmp_path / "report.html", [answered], {"figures.html": report}, {})
-        assert (said in (tmp_path / "report.html").read_text()) is is_said
+    write_live_report(tmp_path / "report.html", [asked], {"figures.html": report}, {})
+    assert (said or "no hits") in (tmp_path / "report.html").read_text()
