@@ -65,7 +65,7 @@ class TrainSettings(BaseModel):
     tower_learning_rate: float = Field(default=3e-5, gt=0, description="highest one of tuned pretrained towers")
     grounds_per_batch: int = Field(default=32, ge=1)
     utterances_per_batch: int = Field(default=24, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=150, ge=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
