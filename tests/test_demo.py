@@ -44,9 +44,9 @@ def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
 
 def test_the_demo_trains_as_its_help_says() -> None:
     told = " ".join(CliRunner().invoke(app, ["demo", "--help"], terminal_width=200).stdout.split())
-    assert "4.5 or what the other steps leave of 8, 30 with --data" in told
+    assert "5 or what the other steps leave of 8, 30 with --data" in told
     flags = DemoSettings(Path("out")).training(20.0)
-    assert flags[:2] == ("--max-minutes", "4.5")
+    assert flags[:2] == ("--max-minutes", "5.0")
     assert "--utterances-per-batch" in flags
     assert DemoSettings(Path("out"), data="images", seed=3).training(900.0) == ("--max-minutes", "30.0", "--seed", "3")
     assert DemoSettings(Path("out"), max_minutes=0.3).training(20.0)[1] == "0.3"
@@ -56,5 +56,5 @@ def test_on_a_slow_machine_the_demo_trains_for_a_shorter_time_and_on_a_larger_wo
     def minutes(shard_s: float, scenes: int = 400) -> float:
         return float(DemoSettings(Path("out"), scenes=scenes).training(shard_s)[1])
 
-    assert 4.5 > minutes(45.0) > minutes(60.0) > minutes(600.0) == 1.5
+    assert 5.0 > minutes(45.0) > minutes(60.0) > minutes(600.0) == 1.5
     assert minutes(450.0, scenes=4000) == minutes(45.0)
