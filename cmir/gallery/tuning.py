@@ -50,9 +50,8 @@ def tune(space: SpaceTable, target_recall: float, *, seed: int = 0) -> TuningRes
     """
     dataset = space.dataset()
     if dataset.count_rows() < EXACT_BELOW_ROWS:
-        return _choose(
-            [RecallBench(dataset, seed).trial(IndexSettings(), SearchSettings(), 0.0)], dataset, target_recall
-        )
+        trial = RecallBench(dataset, seed).trial(IndexSettings(), SearchSettings(), 0.0)
+        return TuningResult(int(dataset.version), trial, (trial,), target_recall)
     standing = standing_index(dataset)
     if standing and indexed_rows(dataset) >= _EXTEND_WHEN_INDEXED * dataset.count_rows():
         started = time.monotonic()
@@ -106,37 +105,37 @@ def candidates(num_rows: int) -> list[IndexSettings]:
 
 
 def _build_candidates(space: SpaceTable, target_recall: float, seed: int) -> TuningResult:
-    num_rows, trials = space.count_rows(), []
+    """Try every candidate, build the winner again unless it still stands, and choose among what the table can do."""
+    num_rows, trials = space.count_rows(), list[Trial]()
     if num_rows < EXACT_TRIED_BELOW_ROWS:
         trials.append(RecallBench(space.dataset(), seed).trial(IndexSettings(), SearchSettings(), 0.0))
     for index in candidates(num_rows):
         build_s = build(space, index)
         trials += _ladder(RecallBench(space.dataset(), seed), index, target_recall, build_s)
-    result = _choose(trials, space.dataset(), target_recall)
-    if result.chosen.index.kind == "exact" or result.chosen.index == standing_index(space.dataset()):
-        return result
-    build_s = build(space, result.chosen.index)  # training is seeded anew: measure what is published
-    again = _ladder(RecallBench(space.dataset(), seed), result.chosen.index, target_recall, build_s)
-    return _choose(
-        [*(trial for trial in trials if trial.index != result.chosen.index), *again], space.dataset(), target_recall
-    )
+    winner = _fastest(trials, target_recall).index
+    if winner.kind != "exact" and winner != standing_index(space.dataset()):
+        build_s = build(space, winner)  # it trains anew, so what is published is measured again
+        trials = [trial for trial in trials if trial.index != winner]
+        trials += _ladder(RecallBench(space.dataset(), seed), winner, target_recall, build_s)
+    dataset = space.dataset()
+    standing = standing_index(dataset)
+    available = [trial for trial in trials if trial.index.kind == "exact" or trial.index == standing]
+    return TuningResult(int(dataset.version), _fastest(available, target_recall), tuple(trials), target_recall)
 
 
 def _measure(
     dataset: lance.LanceDataset, index: IndexSettings, target_recall: float, build_s: float, seed: int
 ) -> TuningResult:
-    return _choose(list(_ladder(RecallBench(dataset, seed), index, target_recall, build_s)), dataset, target_recall)
+    trials = tuple(_ladder(RecallBench(dataset, seed), index, target_recall, build_s))
+    return TuningResult(int(dataset.version), _fastest(trials, target_recall), trials, target_recall)
 
 
-def _choose(trials: Sequence[Trial], dataset: lance.LanceDataset, target_recall: float) -> TuningResult:
+def _fastest(trials: Sequence[Trial], target_recall: float) -> Trial:
     """The fastest that meets the target, else the one with the best recall."""
     meeting = [trial for trial in trials if trial.recall_at_10 >= target_recall]
-    chosen = (
-        min(meeting, key=lambda trial: trial.latency_ms)
-        if meeting
-        else max(trials, key=lambda trial: trial.recall_at_10)
-    )
-    return TuningResult(int(dataset.version), chosen, tuple(trials), target_recall)
+    if meeting:
+        return min(meeting, key=lambda trial: trial.latency_ms)
+    return max(trials, key=lambda trial: trial.recall_at_10)
 
 
 def _ladder(bench: RecallBench, index: IndexSettings, target_recall: float, build_s: float) -> Iterator[Trial]:
