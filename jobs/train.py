@@ -26,6 +26,7 @@ from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import read_config
 from cmir.network.embedder import resolve_device
+from cmir.network.precision import TrainingPrecision
 from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
 from cmir.network.pretrained_training import check_towers
 from cmir.network.trackers import mlflow_client
@@ -81,6 +82,7 @@ class TrainConfig(JobConfig):
     )
     patience: int | None = Field(None, ge=1, description="End after so many validations without a better score.")
     compile: Compile = Field("cuda", description="Compile the image trunk: on CUDA, never, or always.")
+    precision: TrainingPrecision = Field("auto", description="bf16 where the device has units for it, or fp32.")
     mlflow: str | None = Field(None, description="MLflow server or sqlite:////path.db; or MLFLOW_TRACKING_URI.")
     weights: dict[str, float] | None = Field(None, description="Weights other than the default ones, as TERM=X,TERM=X.")
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
@@ -174,7 +176,7 @@ def run(config: TrainConfig) -> JobResult:
         mlflow_uri = _mlflow_uri(config)
         if mlflow_uri is not None:
             mlflow_client(mlflow_uri)
-        where_and_how_many = {"resume", "overwrite", "num_workers", "device", "compile", "mlflow"}
+        where_and_how_many = {"resume", "overwrite", "num_workers", "device", "compile", "precision", "mlflow"}
         claimed = config.model_dump(mode="json", exclude=where_and_how_many)
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
     cluster.connect(for_training=True)

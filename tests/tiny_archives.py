@@ -77,6 +77,7 @@ def tiny_settings(**changed: object) -> TrainSettings:
         "utterances_per_batch": 6,
         "warmup_steps": 3,
         "max_steps": 10,
+        "precision": "fp32",  # whatever the machine has units for
         "augmentation": ImageAugmentation(noise=0.05, gain=0.05, offset=0.05, band_offset=0.02),
         **changed,
     }

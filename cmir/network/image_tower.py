@@ -98,14 +98,23 @@ class BandStem(nn.Module):
 def local_contrast(x_BCHW: Tensor, reach_px: int) -> Tensor:
     """Chips f32[B,C,H,W] less their mean up to `reach_px` around, divided by the deviation of all bands there.
 
-    Where there is next to no contrast (0.03 of a deviation of the sensor's) it fades instead of becoming noise.
+    Where there is next to no contrast (0.03 of a deviation of the sensor's) it fades instead of becoming noise. Means
+    are taken along one side after the other by a matrix product, which takes a tenth of the time of pooling on CPUs,
+    and in single precision: the difference of two nearly equal numbers is what counts.
     """
+    with torch.autocast(x_BCHW.device.type, enabled=False):
+        x_BCHW = x_BCHW.float()
+        rows_HH, columns_WW = (_neighbour_shares(side, reach_px, x_BCHW) for side in x_BCHW.shape[2:])
+        detail = x_BCHW - rows_HH @ (x_BCHW @ columns_WW.T)
+        power_B1HW = rows_HH @ (detail.square().mean(dim=1, keepdim=True) @ columns_WW.T)
+        return detail * torch.rsqrt(power_B1HW + _LEAST_CONTRAST**2)
 
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, 2 * reach_px + 1, stride=1, padding=reach_px, count_include_pad=False)
 
-    detail = x_BCHW - mean(x_BCHW)
-    return detail * torch.rsqrt(mean(detail.square().mean(dim=1, keepdim=True)) + _LEAST_CONTRAST**2)
+def _neighbour_shares(side: int, reach: int, like: Tensor) -> Tensor:
+    """f32[side,side]: row i averages the places up to `reach` from i, fewer at the ends."""
+    place = torch.arange(side, device=like.device)
+    near = ((place[:, None] - place).abs() <= reach).to(like.dtype)
+    return near / near.sum(dim=1, keepdim=True)
 
 
 class GsdModulation(nn.Module):

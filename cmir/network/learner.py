@@ -23,6 +23,7 @@ from cmir.network.batches import Batch, SpeechPart
 from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.precision import is_bfloat16
 from cmir.network.pretrained_training import backbone_groups
 from cmir.network.training_settings import TrainSettings
 
@@ -41,6 +42,7 @@ class Learner:
         self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: TrainSettings, device: torch.device
     ) -> None:
         self.settings, self.device = settings, device
+        self.is_bfloat16 = is_bfloat16(settings.precision, device)
         is_on_cuda = device.type == "cuda"
         self.net = net.to(device)
         if is_on_cuda:
@@ -144,7 +146,7 @@ class Learner:
             return self.net.encode_speech(sound, num_samples)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bfloat16)
 
     def _set_speech_strength(self, fraction: float) -> None:
         for module in (self.augment_speech, *self.net.modules()):

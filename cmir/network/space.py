@@ -18,7 +18,7 @@ from cmir.archive.schema import Modality, Split
 from cmir.network.model import NetworkConfig
 
 # Raise it with every change of decoding, preprocessing, towers or embedder that changes their results.
-SPACE_CODE_VERSION: Final = 4
+SPACE_CODE_VERSION: Final = 5
 BUNDLE_FORMAT: Final = 1
 
 _FROZEN: Final = ConfigDict(frozen=True, extra="forbid")

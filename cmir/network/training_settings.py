@@ -13,6 +13,7 @@ from cmir.network.augment import ImageAugmentation
 from cmir.network.objectives import cmirnet, contrastive
 from cmir.network.objectives.cmirnet import CmirNetSettings, CmirNetWeights
 from cmir.network.objectives.contrastive import ContrastiveWeights
+from cmir.network.precision import TrainingPrecision
 from cmir.network.pretrained_source import OWN_TOWER, is_folder
 
 Preset = Literal["pan-ms", "image-speech", "all"]
@@ -79,6 +80,8 @@ class TrainSettings(BaseModel):
         default=None, ge=1, description="validations in a row without a better score after which training ends"
     )
     compile: Compile = Field(default="cuda", description="whether the trunk is compiled: on CUDA, never, or always")
+
+    precision: TrainingPrecision = Field(default="auto", description="bf16 where the device has units for it, or fp32")
 
     @model_validator(mode="after")
     def _ablates_a_term_of_the_objective(self) -> Self:

@@ -1,0 +1,25 @@
+"""Where training multiplies in bfloat16: on CUDA, and on CPUs with matrix units for it (Intel AMX).
+
+Elsewhere a CPU converts back and forth and is slower than in float32. Weights, their gradients, norms and losses are in
+float32 everywhere; autocast rounds only what convolutions and matrix products multiply.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
+
+
+def is_bfloat16(precision: TrainingPrecision, device: torch.device) -> bool:
+    """Whether a training of this precision uses bfloat16 on a device."""
+    if precision == "auto":
+        return device.type == "cuda" or (device.type == "cpu" and _has_matrix_units())
+    return precision == "bf16"
+
+
+def _has_matrix_units() -> bool:
+    """Whether this machine's CPU multiplies tiles of bfloat16; torch before 2.13 cannot tell, which counts as no."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))

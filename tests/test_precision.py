@@ -1,0 +1,55 @@
+"""Precision: bfloat16 where there are units for it and nowhere else, and a step in it that is a rounded step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmir.network.feed import TrainingFeed
+from cmir.network.learner import Learner
+from cmir.network.new_learner import build_learner
+from cmir.network.precision import is_bfloat16
+from cmir.network.training import feed_settings
+from cmir.network.training_data import read_training_data
+from tests.tiny_archives import chip_row, tiny_settings, tone_row, write_archive
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [({"amx_bf16": True}, True), ({"amx_bf16": False, "avx512_bf16": True}, False)]
+)
+def test_a_cpu_uses_bfloat16_where_it_multiplies_tiles_of_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert is_bfloat16("auto", CPU) is expected
+    assert is_bfloat16("auto", CUDA)
+    assert not is_bfloat16("fp32", CPU)
+    assert is_bfloat16("bf16", CPU)
+
+
+def test_a_torch_that_cannot_tell_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not is_bfloat16("auto", CPU)
+
+
+def test_a_step_in_bfloat16_is_the_step_in_float32_but_for_rounding(tmp_path: Path) -> None:
+    rows = [*(chip_row(i, modality) for modality in ("pan", "ms", "rgb") for i in range(12)), *map(tone_row, range(12))]
+    world = write_archive(tmp_path, rows)
+    gradients, losses = [], []
+    for precision in ("fp32", "bf16"):
+        settings = tiny_settings(precision=precision)
+        data = read_training_data(settings, [world])
+        learner = build_learner(settings, data, CPU)
+        assert isinstance(learner, Learner)
+        feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
+        batch = learner.prepare(feed.batch(0), step=0, fraction=0.0)
+        feed.close()
+        losses.append(learner.step(batch, step=0, fraction=0.0)["loss"])
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.net.parameters() if p.grad is not None]))
+        assert gradients[-1].dtype == torch.float32
+        assert {p.dtype for p in learner.net.parameters()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.98
