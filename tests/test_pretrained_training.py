@@ -149,7 +149,7 @@ def test_tuned_towers_learn_slowly_and_only_their_matrices_decay(world: str, tow
     feed = TrainingFeed(*_data(settings, world), feed_settings(settings))
     take_step(learner, feed, 0, 0.0)
     feed.close()
-    groups = learner.optimizer.param_groups
+    groups = learner.optimizer.adamw.param_groups
     assert [group["lr"] for group in groups] == pytest.approx([1e-2, 1e-2, 1e-4, 1e-4])
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.3, 0.0]
     names = {id(p): name for name, p in learner.net.named_parameters()}
@@ -166,7 +166,7 @@ def test_tuned_towers_learn_slowly_and_only_their_matrices_decay(world: str, tow
 def test_without_pretrained_towers_there_are_no_further_groups(world: str) -> None:
     learner = learner_of(tiny_settings(), world)
     assert backbone_groups(learner.net.backbones(), weight_decay=0.1, rate_scale=0.1) == []
-    assert [set(group) & {"rate_scale"} for group in learner.optimizer.param_groups] == [set(), set()]
+    assert [set(group) & {"rate_scale"} for group in learner.optimizer.adamw.param_groups] == [set(), set()]
 
 
 @pytest.mark.parametrize(

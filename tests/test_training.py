@@ -112,7 +112,7 @@ def test_the_best_and_the_last_weights_are_both_bundles_at_any_time(world: str, 
 
 
 def test_training_ends_when_nothing_gets_better(world: str, tmp_path: Path) -> None:
-    standing = {"learning_rate": 1e-12, "preset": "pan-ms", "validate_every_s": 1e-9}
+    standing = {"learning_rate": 1e-12, "kernel_learning_rate": 1e-12, "preset": "pan-ms", "validate_every_s": 1e-9}
     settings = tiny_settings(max_steps=50, patience=2, **standing)
     result = fit(settings, [world], str(tmp_path / "b"), device=CPU)
     assert (result.num_steps, result.stopped_early) == (3, True), "one to be better than, two that were not"

@@ -59,7 +59,7 @@ class MeasuredFigures(Figures):
 
 
 class GroupFigures(BaseModel):
-    """The queries of one label, class, sensor, voice or engine."""
+    """The queries of one label, class, sensor, voice or engine, or of one number of right answers (0, 1-9, 10+)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -112,6 +112,7 @@ class DirectionFigures(MeasuredFigures):
     per_sensor: dict[str, GroupFigures] = Field(default_factory=dict)
     per_voice: dict[str, GroupFigures] = Field(default_factory=dict)
     per_engine: dict[str, GroupFigures] = Field(default_factory=dict)
+    per_num_relevant: dict[str, GroupFigures] = Field(default_factory=dict)
     num_queries_left_out: int = 0
     num_queries_unanswerable: int = 0
     without_overlap: WithoutOverlap | None = None

@@ -177,6 +177,7 @@ def _figures(
         "per_sensor": [_known(columns["sensor"][i]) for i in queries],
         "per_voice": [_known(each.get("voice") or each.get("speaker")) for each in described],
         "per_engine": [_known(each.get("engine")) for each in described],
+        "per_num_relevant": [[how_many(int(count))] for count in rankings.num_relevant],
     }
     fields = measured(rankings, reference, direction.precision_cutoffs, seed=seed)
     groups: dict[str, Any] = {kind: group_figures(rankings, reference, of, seed=seed) for kind, of in names.items()}
@@ -236,6 +237,15 @@ def _labels(items: Items, index: int, relevance: Relevance) -> Sequence[str]:
     """What a query is about: its class where judged by class, else its labels, else its class."""
     scene_class = _known(items.columns["scene_class"][index])
     return scene_class if relevance == "class" else items.columns["labels"][index] or scene_class
+
+
+def how_many(num_relevant: int) -> str:
+    """The group of a query by its right answers: P@10 can be 1 only where there are ten.
+
+    >>> [how_many(count) for count in (0, 9, 10)]
+    ['0', '1-9', '10+']
+    """
+    return "0" if num_relevant == 0 else "1-9" if num_relevant < 10 else "10+"
 
 
 def _known(value: object) -> list[str]:

@@ -34,6 +34,7 @@ _KINDS: Final = (
     ("sensor", "per_sensor"),
     ("engine", "per_engine"),
     ("voice", "per_voice"),
+    ("number of right answers", "per_num_relevant"),
 )
 _MOST_BARS: Final = 40
 _WORDS: Final = {"pan": "PAN", "ms": "MS", "rgb": "RGB", "speech": "speech", "speech_many": "phrases"}

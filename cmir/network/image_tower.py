@@ -207,6 +207,10 @@ class ImageTower(nn.Module):
         self.layout = nn.Conv2d(config.width, config.layout_channels, 1) if config.layout_cells else None
         self.num_cells = config.layout_cells
 
+    def kernels(self) -> list[nn.Parameter]:
+        """The trunk's kernels, as rows f32[out,3*3*in]."""
+        return [module.weight for module in self.trunk.modules() if isinstance(module, StandardConv)]
+
     def forward(self, modality: str, x_BCHW: Tensor, wavelength_nm_C: Tensor, gsd_m_B: Tensor) -> Tensor:
         """Features f32[B,num_features].
 

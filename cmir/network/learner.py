@@ -23,11 +23,11 @@ from cmir.network.batches import Batch, SpeechPart
 from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
+from cmir.network.optimizer import KernelOptimizer
 from cmir.network.precision import is_bfloat16
 from cmir.network.pretrained_training import backbone_groups
 from cmir.network.training_settings import TrainSettings
 
-_ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
 _WARMUP_FRACTION: Final = 0.1
 
 
@@ -53,8 +53,12 @@ class Learner:
         if settings.compile == "always" or (settings.compile == "cuda" and is_on_cuda):
             compile_trunk(self.net)
         self.augment_speech = SpeechAugmenter().to(device)
-        self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(), lr=settings.learning_rate, betas=_ADAM_BETAS, fused=True
+        self.optimizer = KernelOptimizer(
+            self.net.kernels(),
+            self._parameter_groups(),
+            learning_rate=settings.learning_rate,
+            kernel_learning_rate=settings.kernel_learning_rate,
+            kernel_decay=settings.kernel_decay,
         )
 
     def prepare(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> VariedBatch:
@@ -69,8 +73,7 @@ class Learner:
         Raises DivergedError, the weights as they were, where the loss or its gradient is not finite.
         """
         rate = learning_rate(self.settings, step, fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate_scale", 1.0)
+        self.optimizer.set_learning_rate(rate)
         self.net.train()
         self.optimizer.zero_grad()
         self._set_speech_strength(fraction)
@@ -159,11 +162,12 @@ class Learner:
             yield from (parameter for parameter in module.parameters() if parameter.requires_grad)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Kernels and matrices decay; gains, biases, temperatures and points of the space do not."""
+        """All but the kernels: matrices decay; gains, biases, temperatures and points of the space do not."""
         settings, backbones = self.settings, self.net.backbones()
         points = {id(self.net.prototypes), id(self.objective.class_prototypes)}
-        pretrained = {id(p) for backbone in backbones for p in backbone.parameters()}
-        own = [p for p in self._parameters() if id(p) not in pretrained]
+        elsewhere = {id(p) for backbone in backbones for p in backbone.parameters()}
+        elsewhere |= {id(kernel) for kernel in self.net.kernels()}
+        own = [p for p in self._parameters() if id(p) not in elsewhere]
         decaying = [p for p in own if p.ndim > 1 and id(p) not in points]
         others = [p for p in own if p.ndim <= 1 or id(p) in points]
         rate_scale = settings.tower_learning_rate / settings.learning_rate

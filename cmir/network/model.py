@@ -146,6 +146,11 @@ class SharedSpaceNet(nn.Module):
         towers = (self.image_tower, self.speech_tower)
         return [tower.backbone for tower in towers if isinstance(tower, PretrainedImageTower | PretrainedSpeechTower)]
 
+    def kernels(self) -> list[nn.Parameter]:
+        """The kernels inside our own towers, f32[out,in,...]: from channels to channels, neither stems nor heads."""
+        own = [tower for tower in (self.image_tower, self.speech_tower) if isinstance(tower, ImageTower | SpeechTower)]
+        return [kernel for tower in own for kernel in tower.kernels()]
+
     def encode_image(self, modality: str, pixels: Tensor, wavelength_nm: Tensor, gsd_m: Tensor) -> Tensor:
         """Unit vectors f32[B,D] of chips as `Preprocessing.image_input` makes them.
 

@@ -39,6 +39,11 @@ class SpeechTower(nn.Module):
         self.config = config
         self.net: WaveformNet | FeaturesNet = WaveformNet(config) if config.kind == "waveform" else FeaturesNet(config)
 
+    def kernels(self) -> list[nn.Parameter]:
+        """Of all convolutions but the first, f32[out,in,...]; none where the tower takes features."""
+        convolutions = [module.conv for module in self.net.modules() if isinstance(module, MaskedConv1d | MaskedConv2d)]
+        return [convolution.weight for convolution in convolutions[1:]]
+
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """f32[B,width] of utterances f32[B,T] (16 kHz, zero-padded, `num_samples_B` real) or of features f32[B,F]."""
         features: Tensor = self.net(waveform_BT, num_samples_B)

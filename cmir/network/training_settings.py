@@ -67,6 +67,8 @@ class TrainSettings(BaseModel):
     grounds_per_batch: int = Field(default=32, ge=1)
     utterances_per_batch: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    kernel_learning_rate: float = Field(default=0.02, gt=0, description="highest one of kernels inside our own towers")
+    kernel_decay: float = Field(default=0.0, ge=0, description="weight decay of those kernels")
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=150, ge=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)

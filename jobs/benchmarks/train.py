@@ -211,9 +211,8 @@ def _watch(learner: Learner, laps: _Laps) -> list[Any]:
         hooks.append(module.register_forward_pre_hook(lambda module, inputs: _nothing(laps.end("augment"))))
     for module in [*stems, *heads, learner.objective]:
         hooks.append(module.register_forward_hook(lambda module, inputs, output: _nothing(laps.end("forward"))))
-    hooks.append(
-        learner.optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: _nothing(laps.end("backward")))
-    )
+    first = learner.optimizer.adamw
+    hooks.append(first.register_step_pre_hook(lambda optimizer, args, kwargs: _nothing(laps.end("backward"))))
     return hooks
 
 
