@@ -55,7 +55,7 @@ class KernelOptimizer:
         if self.muon is not None:
             for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
                 matrix.grad = None if kernel.grad is None else as_matrix(kernel.grad)
-            self.muon.step()
+            self.muon.step()  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""

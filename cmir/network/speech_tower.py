@@ -42,7 +42,7 @@ class SpeechTower(nn.Module):
     def kernels(self) -> list[nn.Parameter]:
         """Of all convolutions but the first, f32[out,in,...]; none where the tower takes features."""
         convolutions = [module.conv for module in self.net.modules() if isinstance(module, MaskedConv1d | MaskedConv2d)]
-        return [convolution.weight for convolution in convolutions[1:]]
+        return [kernel for convolution in convolutions[1:] for kernel in convolution.parameters()]  # no biases
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """f32[B,width] of utterances f32[B,T] (16 kHz, zero-padded, `num_samples_B` real) or of features f32[B,F]."""
