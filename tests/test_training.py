@@ -45,8 +45,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_chips_grow_to_the_size_that_inference_sees() -> None:
     settings = TrainSettings()
     sizes = [[settings.size_px_at(name, fraction) for fraction in (0.0, 0.5, 0.75, 1.0)] for name in ("rgb", "ms")]
-    assert sizes == [[64, 80, 96, 96], [64, 64, 64, 64]]
-    assert TrainSettings(growth=()).size_px_at("rgb", 0.0) == 96
+    assert sizes == [[96, 112, 128, 128], [64, 64, 64, 64]]
+    assert TrainSettings(growth=()).size_px_at("rgb", 0.0) == 128
     assert tiny_settings().size_px_at("rgb", 0.0) == 16
 
 

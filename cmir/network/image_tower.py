@@ -35,7 +35,7 @@ _RELU_GAIN: Final = math.sqrt(2.0)  # keeps the variance through a ReLU (He et a
 
 
 class ImageTowerConfig(BaseModel):
-    """Sizes of the image tower; the default has 1.7 M parameters and costs 0.14 G multiply-adds for a 96 px chip."""
+    """Sizes of the image tower; the default has 1.7 M parameters and costs 0.25 G multiply-adds for a 128 px chip."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -50,7 +50,7 @@ class TrainSettings(BaseModel):
     weights: ContrastiveWeights = Field(default_factory=ContrastiveWeights)
     published: CmirNetSettings = Field(default_factory=CmirNetSettings, description="read by objective cmirnet")
     augmentation: ImageAugmentation = Field(default_factory=ImageAugmentation)
-    chip_size_px: dict[Modality, int] = Field(default={"pan": 64, "ms": 64, "rgb": 96})
+    chip_size_px: dict[Modality, int] = Field(default={"pan": 64, "ms": 64, "rgb": 128})
     growth: tuple[tuple[float, float], ...] = Field(
         default=((0.5, 2 / 3), (0.75, 5 / 6)),
         description="up to a fraction of the training, chips have this part of their side; empty: always the whole",
