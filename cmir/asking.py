@@ -43,6 +43,10 @@ class Question:
         if len(given) != 1:
             seen = ", ".join(given) or "nothing"
             raise QueryError("ask by one thing", seen=seen, expected="one of --image, --speech, --label, --item")
+        if self.image is not None and _ending(self.image) in _SOUNDS:
+            raise QueryError(
+                "a sound file is no image", seen=f"--image {self.image}", expected=f"--speech {self.image}"
+            )
         if self.second_ear is not None and self.speech is None:
             raise QueryError("a second ear hears recordings", seen=f"--{given[0]}", expected="--speech")
 
@@ -54,9 +58,11 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
     """
     if modality is not None and modality not in MODALITIES:
         raise QueryError("no such modality", seen=modality, expected=", ".join(MODALITIES))
-    ending = storage.name_of(uri).rpartition(".")[2].lower()
+    ending = _ending(uri)
     data = storage.read_bytes(uri)
     if ending in _SOUNDS:
+        if modality not in (None, "speech"):
+            raise QueryError("a sound file is no image", seen=storage.name_of(uri), expected=f"an image of {modality}")
         return Media(modality="speech", data=data, encoding=ending)
     if ending not in _IMAGES:
         expected = ", ".join([*sorted(_IMAGES), *_SOUNDS])
@@ -67,6 +73,10 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
     bands = decode_chip(replace(media, modality="ms")).bands
     told: Modality = "pan" if len(bands) == 1 else "rgb" if len(bands) == 3 and "nir" not in bands else "ms"
     return replace(media, modality=told)
+
+
+def _ending(uri: str) -> str:
+    return storage.name_of(uri).rpartition(".")[2].lower()
 
 
 def embed_file(embedder: Embedder, uri: str, modality: str | None = None, sensor: str | None = None) -> F32:

@@ -23,7 +23,7 @@ from cmir.archive.shards import Piece, ShardFile
 from cmir.archive.storage import absolute, join
 from cmir.errors import ConfigError, DataError
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
-from cmir.network.bundle import read_config
+from cmir.network.bundle import verify_bundle
 from jobs import cluster, entrypoint
 from jobs.committer import Committer, Tally
 from jobs.entrypoint import JobConfig, JobResult
@@ -105,7 +105,7 @@ def run(config: EmbedConfig) -> JobResult:
 
 
 def _plan(config: EmbedConfig) -> _Plan:
-    bundle = read_config(config.bundle)
+    bundle = verify_bundle(config.bundle)
     modalities = bundle.network.modalities
     broken: list[tuple[str, DataError]] = []
     found = shards.list_shards(

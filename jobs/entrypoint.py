@@ -7,30 +7,39 @@ Logs and progress go to stderr; stdout carries one JSON object, last.
 
 import contextlib
 import difflib
+import errno
 import inspect
 import json
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 import time
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 
 from cmir.archive import storage
 from cmir.errors import CmirError, ConfigError, DataError
+from jobs.flags import FlagError, flag, function_of, nearest, usage_message
 
 log = logging.getLogger("cmir")
 
-# typer carries its own copy of click from 0.29 on; its public BadParameter leads to the class that all of them share
-_FlagError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+_WAYS_OUT: Final = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, the quota is used up",
+    errno.EACCES: "allow this user to write there, or choose another place",
+    errno.EPERM: "allow this user to write there, or choose another place",
+    errno.EROFS: "choose a place that may be written",
+}
 
 
 class JobConfig(BaseModel):
@@ -111,7 +120,7 @@ def run_command(
     started, program = time.monotonic(), program or f"{job}.py"
     collected: dict[str, Any] = {}
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    command.command(name=job, help=inspect.getdoc(config_type))(_function_of(config_type, collected))
+    command.command(name=job, help=inspect.getdoc(config_type))(function_of(config_type, collected))
     try:
         if typer.main.get_command(command).main(arguments, prog_name=program, standalone_mode=False) == 0:
             return 0  # --help printed its page
@@ -119,8 +128,8 @@ def run_command(
         _refuse_relative_uris(config)
     except typer.Exit as ended:
         return ended.exit_code
-    except (ConfigError, _FlagError) as error:
-        return _end(job, started, "refused", 2, _usage_message(error, config_type))
+    except (ConfigError, FlagError) as error:
+        return _end(job, started, "refused", 2, usage_message(error, config_type))
     return _run(job, started, config, run)
 
 
@@ -142,7 +151,7 @@ def run_choice(job: str, choices: Mapping[str, Choice], arguments: list[str]) ->
     if name in ("--help", "-h"):
         print(usage)
         return 0
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.4) if arguments else []
     error = ConfigError("unknown command", seen=name, expected=" or ".join(close or choices), fix=usage)
     return _end(job, time.monotonic(), "refused", 2, str(error))
 
@@ -158,12 +167,15 @@ def resolve(job: str, config_type: type[Config], flags: Mapping[str, Any]) -> Co
         return config_type.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        flag = _flag(where)
+        named = flag(".".join(str(part) for part in first["loc"]))
         if first["type"] == "missing":
-            raise ConfigError(f"{flag} is missing", fix=f"give {flag}, see --help") from error
+            raise ConfigError(f"{named} is missing", fix=f"give {named}, see --help") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{flag} does not fit: {message}", seen=repr(first.get("input")), fix="see --help") from error
+        if not first["loc"]:  # several flags that do not go together: the message names them
+            raise ConfigError(message, fix="see --help") from error
+        raise ConfigError(
+            f"{named} does not fit: {message}", seen=repr(first.get("input")), fix="see --help"
+        ) from error
 
 
 def _run(job: str, started: float, config: Config, run: Callable[[Config], JobResult]) -> int:
@@ -174,23 +186,27 @@ def _run(job: str, started: float, config: Config, run: Callable[[Config], JobRe
     except ConfigError as error:
         failure = "refused", 2, str(error)
     except (CmirError, OSError) as error:
-        failure = "failed", 1, str(error)
+        failure = "failed", 1, _told(error)
         result = getattr(error, "result", result)
     except KeyboardInterrupt:
         failure = "interrupted", 1, "interrupted; the same command goes on where it can be resumed"
     except Exception as error:  # the process border: whatever happened becomes a last line and an exit code
-        log.exception("%s failed", job)
-        failure = "failed", 1, f"{type(error).__name__}: {error}"
-    _stop_ray()  # before the last line: Ray forwards what workers print
-    if failure is not None:
-        return _end(job, started, *failure, result)
-    rates: dict[str, Any] = {}
-    seconds = time.monotonic() - started
-    if "num_rows_committed" in result.counts:
-        rates["rows_per_s"] = round(result.counts["num_rows_committed"] / max(seconds, 1e-9), 2)
-    line = {"job": job, "status": "ok", "seconds": round(seconds, 2), "outputs": result.outputs}
-    print(json.dumps({**line, **result.counts, **rates, **result.details}), flush=True)
-    return 0
+        if (known := _known_cause(error)) is not None:
+            failure = "failed", 1, str(known)
+        else:
+            log.exception("%s failed", job)
+            failure = "failed", 1, f"{type(error).__name__}: {error}"
+    with _signals_ignored():  # what is left takes a second or two and says how the job ended
+        _stop_ray()  # before the last line: Ray forwards what workers print
+        if failure is not None:
+            return _end(job, started, *failure, result)
+        rates: dict[str, Any] = {}
+        seconds = time.monotonic() - started
+        if "num_rows_committed" in result.counts:
+            rates["rows_per_s"] = round(result.counts["num_rows_committed"] / max(seconds, 1e-9), 2)
+        line = {"job": job, "status": "ok", "seconds": round(seconds, 2), "outputs": result.outputs}
+        print(json.dumps({**line, **result.counts, **rates, **result.details}), flush=True)
+        return 0
 
 
 def _end(job: str, started: float, status: str, code: int, message: str, result: JobResult | None = None) -> int:
@@ -203,71 +219,44 @@ def _end(job: str, started: float, status: str, code: int, message: str, result:
     return code
 
 
+def _known_cause(error: BaseException | None) -> CmirError | None:
+    """What one of our own errors said, where Ray or a library wrapped it."""
+    while error is not None and not isinstance(error, CmirError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+def _told(error: CmirError | OSError) -> str:
+    """What a person reads; of the system's own errors also what to do, and no place in a library's source.
+
+    >>> _told(OSError("LanceError(IO): cannot put a.lance: No space left on device (os error 28), /b/src/io.rs:9:1"))
+    'LanceError(IO): cannot put a.lance: No space left on device (os error 28). To mend it: make room there'
+    """
+    if isinstance(error, CmirError):
+        return str(error)
+    text = re.sub(r",? /\S+\.rs:\d+(:\d+)?", "", str(error))
+    number = re.search(r"\(os error (\d+)\)", text)
+    fix = _WAYS_OUT.get(int(number[1]) if number else error.errno or 0)
+    return str(CmirError(text, fix=fix))
+
+
+@contextlib.contextmanager
+def _signals_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _stop_ray() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
-
-
-def _function_of(config_type: type[JobConfig], collected: dict[str, Any]) -> Callable[..., int]:
-    """A function whose signature typer reads flags from: one option per field, all optional, none with a default."""
-
-    def collect(**given: Any) -> int:
-        collected.update(given)
-        return -1
-
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[_flag_type(info.annotation), _option(name, info)],
-        )
-        for name, info in config_type.model_fields.items()
-    ]
-    option = typer.Option("--config", help="A YAML file with the same keys; flags win.")
-    parameters.append(
-        inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-        )
-    )
-    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    collect.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return collect
-
-
-def _flag_type(annotation: Any) -> Any:
-    """What typer reads: bool, list[str] (a flag given several times) or text; pydantic makes the rest of it."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return _flag_type(kinds[0]) if len(kinds) == 1 else str | None
-    if annotation is bool:
-        return bool | None
-    return list[str] | None if origin in (tuple, list) else str | None
-
-
-def _option(name: str, info: FieldInfo) -> Any:
-    text = info.description or ""
-    if not info.is_required() and info.default is not None and not isinstance(info.default, bool):
-        default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
-        text += f" [default: {default}]" if default != "" else ""
-    return typer.Option(
-        _flag(name), metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else "")
-    )
-
-
-def _metavar(annotation: Any) -> str | None:
-    """`cpu|cuda` for a choice, URI-like upper case otherwise; None for a switch."""
-    if annotation is bool:
-        return None
-    if typing.get_origin(annotation) is typing.Literal:
-        return "|".join(map(str, typing.get_args(annotation)))
-    return {int: "N", float: "X"}.get(annotation, "TEXT")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _from_file(path: str | None, config_type: type[JobConfig]) -> dict[str, Any]:
@@ -282,7 +271,7 @@ def _from_file(path: str | None, config_type: type[JobConfig]) -> dict[str, Any]
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in named:
         if key not in config_type.model_fields:
-            raise ConfigError(f"unknown key {key!r}", where=path, fix=_nearest(key, list(config_type.model_fields)))
+            raise ConfigError(f"unknown key {key!r}", where=path, fix=nearest(key, list(config_type.model_fields)))
     return named
 
 
@@ -295,26 +284,10 @@ def _from_environment(job: str, config_type: type[JobConfig]) -> dict[str, Any]:
         name = variable.removeprefix(prefix).lower()
         if name not in config_type.model_fields:
             known = [prefix + field.upper() for field in config_type.model_fields]
-            raise ConfigError(f"unknown variable {variable}", fix=_nearest(variable, known))
+            raise ConfigError(f"unknown variable {variable}", fix=nearest(variable, known))
         several = typing.get_origin(config_type.model_fields[name].annotation) in (tuple, list)
         values[name] = [part for part in text.split(",") if part] if several else text
     return values
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
-def _usage_message(error: Exception, config_type: type[JobConfig]) -> str:
-    if isinstance(error, ConfigError):
-        return str(error)
-    unknown = getattr(error, "option_name", None)
-    if type(error).__name__ == "NoSuchOption" and unknown:
-        known = [_flag(name) for name in [*config_type.model_fields, "config"]]
-        return str(ConfigError(f"unknown flag {unknown}", fix=_nearest(unknown, known)))
-    message = getattr(error, "message", str(error))
-    return f"{message} (a flag that takes several values is given several times)"
 
 
 def _refuse_relative_uris(config: JobConfig) -> None:

@@ -57,11 +57,11 @@ def run(config: IndexConfig) -> JobResult:
     with entrypoint.before_work():
         gallery = Gallery.open(config.gallery)
     if config.rollback:
-        return _roll_back(config.gallery)
+        return _roll_back(gallery.uri)
     if config.status:
-        return _status(config.gallery)
+        return _status(gallery.uri)
     if config.check:
-        return _check(config.gallery, [gallery.space(name) for name in _spaces(gallery, config.space)])
+        return _check(gallery.uri, [gallery.space(name) for name in _spaces(gallery, config.space)])
     if config.clean:
         return _clean(gallery)
     chosen = _spaces(gallery, config.space)
@@ -92,19 +92,19 @@ def _index(config: IndexConfig, space: SpaceTable) -> JobResult:
     counts: dict[str, int | float] = {"num_rows": space.count_rows(), "recall_at_10": round(chosen.recall_at_10, 4)}
     details = {"space_id": space.space_id, "index": chosen.index.model_dump(), "search": chosen.search.model_dump()}
     if not config.publish:
-        return JobResult({"gallery": config.gallery}, counts, details)
+        return JobResult({"gallery": space.gallery.uri}, counts, details)
     if not result.is_met:
         seen, fix = f"{chosen.recall_at_10:.4f}", "lower --target-recall, or publish without --no-build"
         raise GalleryError("recall below target, not published", seen=seen, expected=config.target_recall, fix=fix)
     pointer = publish.publish(
-        config.gallery,
+        space.gallery.uri,
         space.space_id,
         table_version=result.table_version,
         index=chosen.index,
         search=chosen.search,
         recall_at_10=chosen.recall_at_10,
     )
-    return _pointed(config.gallery, pointer, counts)
+    return _pointed(space.gallery.uri, pointer, counts)
 
 
 def _roll_back(gallery_uri: str) -> JobResult:
@@ -120,7 +120,8 @@ def _pointed(gallery_uri: str, pointer: Pointer, counts: dict[str, int | float])
 
 
 def _status(gallery_uri: str) -> JobResult:
-    spaces = upkeep.status(gallery_uri)
+    with entrypoint.before_work():
+        spaces = upkeep.status(gallery_uri)
     table = _table(
         "space", "served", "versions", "rows", "unindexed", "quarantined", "index", "recall@10", "age", "size"
     )

@@ -15,7 +15,7 @@ from cmir.archive.output import Output
 from cmir.archive.schema import Split
 from cmir.archive.sources import Source
 from cmir.archive.splits import draw_splits
-from cmir.archive.storage import absolute, exists, join, read_bytes
+from cmir.archive.storage import absolute, exists, is_s3, join, read_bytes
 from cmir.archive.vocabulary import UCMERCED_LABELS, parse_labels, spoken_forms
 from cmir.errors import DataError
 from jobs import cluster, entrypoint
@@ -114,11 +114,13 @@ def source_of(config: ShardConfig) -> Source:
 def _spoken_labels(text: str | None) -> dict[str, tuple[str, ...]]:
     """Labels of a,b,c or of a file, or the 17 of UC Merced, with their spoken forms.
 
-    Raises DataError for a file that is no text.
+    Raises DataError for a file that is missing or no text.
     """
     if text is None:
         return spoken_forms(UCMERCED_LABELS)
     if not exists(text):
+        if is_s3(text) or "/" in text or text.endswith((".txt", ".csv", ".tsv")):
+            raise DataError("--labels names a file that is not there", seen=text, expected="a file, or labels as a,b,c")
         return parse_labels(text)
     try:
         return parse_labels(read_bytes(text).decode())
@@ -134,7 +136,7 @@ def run(config: ShardConfig) -> JobResult:
         items = list(source.items())
         drawn = draw_splits(items, config.split_seed, only)
         tasks = list(intake.plan_tasks(drawn, intake.shard_bytes_for(items)))
-        settings = config.model_dump(mode="json", exclude={"resume", "overwrite"})
+        settings = config.model_dump(mode="json", exclude={"resume", "overwrite", "max_reject_ratio"})
         output = Output.claim(config.output, settings, resume=config.resume, overwrite=config.overwrite)
     done = [summary for task in tasks if (summary := intake.read_summary(output.working_uri, task))]
     num_skipped = sum(summary.num_rows_committed for summary in done)

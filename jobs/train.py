@@ -24,7 +24,7 @@ from cmir.archive import storage
 from cmir.archive.output import Output
 from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import CmirError, ConfigError, DataError
-from cmir.network.bundle import read_config
+from cmir.network.bundle import verify_bundle
 from cmir.network.embedder import resolve_device
 from cmir.network.precision import TrainingPrecision
 from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
@@ -171,7 +171,7 @@ def run(config: TrainConfig) -> JobResult:
             fix = "use --preset pan-ms or image-speech"
             raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
         if config.init_from is not None:
-            read_config(config.init_from)
+            verify_bundle(config.init_from)
         check_towers(config.settings(), modalities)
         mlflow_uri = _mlflow_uri(config)
         if mlflow_uri is not None:
@@ -254,7 +254,7 @@ def _worker_error(error: Exception) -> CmirError:
             if isinstance(candidate, CmirError):
                 return candidate
     lines = [line for line in str(error).splitlines() if line.strip()]
-    fix = "read the workers' log above; --resume goes on from the last checkpoint"
+    fix = "read the workers' log above; --resume goes on from the last checkpoint, where one was kept"
     return DataError("training failed", seen=lines[-1] if lines else type(error).__name__, fix=fix)
 
 

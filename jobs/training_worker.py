@@ -17,7 +17,7 @@ from ray.train.torch import get_device
 from cmir.archive import storage
 from cmir.errors import ConfigError
 from cmir.network.learner import DivergedError
-from cmir.network.training import SaveState, fit
+from cmir.network.training import SaveState, UnwritableError, fit
 from cmir.network.training_settings import TrainSettings
 
 _STATE_FILE = "state.pt"
@@ -71,7 +71,7 @@ def train_worker(task: dict[str, Any]) -> dict[str, Any]:
                 log_dir=curves.folder,
                 mlflow_uri=todo.mlflow_uri,
             )
-        except (ConfigError, DivergedError) as error:
+        except (ConfigError, DivergedError, UnwritableError) as error:
             return {"error": error}
         finally:
             curves.publish()

@@ -20,6 +20,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from cmir.errors import CmirError
+from cmir.loopback import check_port_is_free
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -72,6 +73,7 @@ def serve_here(
         api_keys_file=api_keys_file,
     )
     application = build(args)
+    check_port_is_free(host, port)
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks below runs exec at once
     ray.init(
         address="local",

@@ -18,7 +18,7 @@ from cmir.gallery import commits
 from cmir.gallery.publish import Pointer, read_pointer
 from cmir.gallery.search import Searcher
 from cmir.network import ear_opening
-from cmir.network.bundle import read_config
+from cmir.network.bundle import verify_bundle
 from cmir.network.embedder import Device, Embedder
 from serve.deployments import Decoder, Encoder, Finder, Listener, LocalEncoder, Snapshot
 from serve.engine import Engine
@@ -60,7 +60,8 @@ def check_bundle(gallery_uri: str, bundle_uri: str | None) -> Pointer:
     """
     pointer = read_pointer(gallery_uri)
     wanted = bundle_uri or pointer.bundle_uri
-    _check_space(read_config(wanted).space_id, wanted, pointer, gallery_uri)
+    _check_space(verify_bundle(wanted).space_id, wanted, pointer, gallery_uri)
+    Searcher(gallery_uri, pointer)  # the table it names is there
     return pointer
 
 

@@ -104,6 +104,10 @@ def test_what_cannot_be_asked_is_refused(published: tuple[str, str], tmp_path: P
         ([*asked, "--label", "water", "--item", "pan-1"], "ask by one thing"),
         ([*asked, "--image", str(tmp_path / "chip.xyz")], "input not found"),
         ([*asked, "--image", str(empty)], str(empty)),
+        (
+            [*asked, "--image", "word.wav"],
+            "a sound file is no image",
+        ),
         (["search", "--label", "water", "--gallery", str(tmp_path)], "gallery not published"),
     ):
         result = run.invoke(app, arguments)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,19 @@ def test_what_cannot_be_embedded_is_refused_before_work(
     assert _job(capsys, "--bundle", tiny_bundle, *base, "--modalities", "sar")[0] == 2
     assert _job(capsys, "--bundle", tiny_bundle, "--gallery", gallery, "--shards", str(tmp_path / "none"))[0] == 2
     assert not Path(gallery).exists()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_bundle, damaged)
+    tensors = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(tensors[:-100])
+    code, line = _job(capsys, "--bundle", str(damaged), *base, "--modalities", "pan,rgb")
+    assert code == 2
+    assert "bundle file is broken" in line["error"]
+    assert not Path(gallery).exists()
+    (tmp_path / "file").write_text("no folder")
+    given = ("--bundle", tiny_bundle, "--shards", str(archive), "--modalities", "pan,rgb")
+    code, line = _job(capsys, *given, "--gallery", str(tmp_path / "file"))
+    assert code == 2
+    assert "a file stands where the gallery would be" in line["error"]
 
 
 def test_two_bundles_are_two_spaces_of_one_gallery(

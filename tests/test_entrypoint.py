@@ -1,4 +1,5 @@
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,45 @@ def test_failure_before_work_is_2_and_during_it_1(capsys: pytest.CaptureFixture[
     assert [code for code, _ in outcomes] == [2, 1, 1]
     assert [line["status"] for _, line in outcomes] == ["refused", "failed", "failed"]
     assert outcomes[0][1]["error"] == "input not found (x)"
+
+
+def test_our_own_error_is_told_whatever_wrapped_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail_on_a_worker(config: _Config) -> JobResult:
+        try:
+            raise DataError("bundle file is broken", where="b/model.safetensors")
+        except DataError as error:
+            raise RuntimeError("worker died") from error
+
+    code, line, _ = _run(["--shards", "a"], capsys, fail_on_a_worker)
+    assert (code, line["error"]) == (1, "bundle file is broken (b/model.safetensors)")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "[Errno 13] Permission denied: '/x'. To mend it: allow this"),
+        (OSError("LanceError(IO): No space left on device (os error 28), /b/io.rs:9:1"), "28). To mend it: make room"),
+        (OSError("something else"), "something else"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_say_what_to_do(error: OSError, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: _Config) -> JobResult:
+        raise error
+
+    code, line, _ = _run(["--shards", "a"], capsys, fail)
+    assert code == 1
+    assert told in line["error"]
+    assert ".rs" not in line["error"]
+
+
+def test_a_job_that_is_told_to_end_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def wait(config: _Config) -> JobResult:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    code, line, _ = _run(["--shards", "a"], capsys, wait)
+    assert (code, line["status"]) == (1, "interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_reject_ratio_is_of_all_rows() -> None:

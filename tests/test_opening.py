@@ -1,6 +1,7 @@
 """Real bundles and a real gallery behind the service: the job's vectors, a publish taken up whole, refusals."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from cmir.archive.schema import Media
-from cmir.errors import GalleryError, SpaceMismatchError
+from cmir.errors import DataError, GalleryError, SpaceMismatchError
 from cmir.gallery import publish
 from cmir.network.embedder import Embedder
 from serve.asgi import create_app
@@ -77,6 +78,20 @@ def test_a_bundle_of_another_space_is_refused_before_anything_is_opened(
         asyncio.run(build_engine(places[1], bundle_uri=other, device="cpu", limits=LIMITS).start())
     with pytest.raises(GalleryError, match="not published"):
         check_bundle(str(tmp_path / "nothing"), None)
+
+
+def test_a_damaged_bundle_and_a_missing_table_are_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    bundle_uri, gallery_uri = published(tmp_path)
+    tensors = Path(bundle_uri) / "model.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"bundle file is broken.*model.safetensors"):
+        check_bundle(gallery_uri, None)
+    tensors.write_bytes(whole)
+    pointer = check_bundle(gallery_uri, None)
+    shutil.rmtree(Path(gallery_uri) / f"{pointer.table}.lance")
+    with pytest.raises(GalleryError, match="table not found"):
+        check_bundle(gallery_uri, None)
 
 
 def test_a_bundle_trained_anew_in_its_place_is_refused(tmp_path: Path) -> None:

@@ -125,3 +125,15 @@ def test_readers_see_only_whole_answers_of_one_space(tmp_path: Path) -> None:
     assert wrong == []
     assert seen == {"s1", "s2"}
     assert publish.read_pointer(str(tmp_path)).sequence == 51
+
+
+def test_a_damaged_pointer_is_kept_aside_by_the_next_publish(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    version = commit(tmp_path, SPACE, piece_name("a", 0))
+    publish_version(tmp_path, version)
+    assert publish_version(tmp_path, version).sequence == 2
+    (tmp_path / "published.json").write_text("rubbish")
+    pointer = publish_version(tmp_path, version)
+    assert (pointer.sequence, pointer.previous) == (3, ())
+    assert publish.read_pointer(str(tmp_path)) == pointer
+    assert [path.read_text() for path in tmp_path.glob("published.json.unreadable-*")] == ["rubbish"]
+    assert "pointer not readable" in caplog.text

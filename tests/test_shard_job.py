@@ -63,9 +63,13 @@ def test_too_many_bad_files_fail_and_resume_goes_on(
     code, line = _job(capsys, *flags)
     assert code == 2
     assert "--resume" in line["error"]
-    code, line = _job(capsys, *flags, "--max-reject-ratio", "0.6", "--resume")
+    code, line = _job(capsys, *flags, "--split", "test", "--resume")
     assert code == 2, "resumed with other settings"
-    assert _job(capsys, *flags, "--max-reject-ratio", "0.6", "--overwrite")[0] == 0
+    Image.new("RGB", (32, 32)).save(tmp_path / "in" / "river" / "bad0.png")  # mended: it is read again
+    code, line = _job(capsys, *flags, "--resume")
+    assert "too many rows rejected: seen 3 of 8 (37.5%)" in line["error"]
+    code, line = _job(capsys, *flags, "--max-reject-ratio", "0.6", "--resume")
+    assert (code, line["num_rows_skipped"], line["num_rows_quarantined"]) == (0, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_too_many_bad_files_fail_and_resume_goes_on(
         (("--source", "folder", "--input", "/nowhere/at/all"), "/nowhere/at/all"),
         (("--source", "folders", "--input", "x"), "--source does not fit"),
         (("--source", "folder", "--input", "x", "--split", "official"), "no official split"),
+        (("--source", "tts", "--labels", "nosuch.txt"), "--labels names a file that is not there"),
     ],
 )
 def test_wrong_input_is_refused_before_work(

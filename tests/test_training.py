@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from cmir.network.feed import TrainingFeed
 from cmir.network.learner import DivergedError, Learner, divided, learning_rate
 from cmir.network.new_learner import build_learner
 from cmir.network.objectives.contrastive import Targets
-from cmir.network.training import SaveState, feed_settings, fit
+from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
 from cmir.network.validation import mean_average_precision, mean_reciprocal_rank
@@ -380,3 +381,20 @@ def test_chips_of_one_ground_are_looked_at_alike(objective: str, world: str) -> 
     pan, ms = learner.prepare(Batch(parts, (), targets), step=0, fraction=0.0).images
     torch.testing.assert_close(pan.pixels.flip(0), ms.pixels[:, :1])
     assert ms.pixels.shape[1] == 4, "no band is taken away, least of all from kernels that are bound to them"
+
+
+def test_an_output_without_room_ends_training_and_says_so(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = tiny_settings(max_steps=2, validate_every_s=1e-9)
+    with monkeypatch.context() as patched:
+        patched.setattr("cmir.network.checkpoints.save_bundle", full)
+        with pytest.raises(UnwritableError, match=r"training cannot be written: seen No space left.*--resume"):
+            fit(settings, [world], str(tmp_path / "b"), device=CPU)
+    passing = OSError(errno.ETIMEDOUT, "timed out")
+    monkeypatch.setattr("cmir.network.checkpoints.save_bundle", lambda *args, **kwargs: (_ for _ in ()).throw(passing))
+    with pytest.raises(OSError, match="timed out"):
+        fit(settings, [world], str(tmp_path / "b"), device=CPU)

@@ -34,8 +34,8 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """Tells tasks of one index apart: 16 hex digits of its split and the keys of its items, in order."""
-        named = json.dumps([self.split, *(item.key for item in self.items)])
+        """Tells tasks of one index apart: 16 hex digits of its split and of its items' keys and sizes, in order."""
+        named = json.dumps([self.split, *((item.key, item.num_bytes) for item in self.items)])
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 

@@ -5,6 +5,8 @@ The file is replaced whole, so a publish or a rollback happens at one instant. T
 `previous` stay, so that rolling back needs nothing but the file.
 """
 
+import logging
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +18,8 @@ from cmir.archive import storage
 from cmir.errors import DataError, GalleryError
 from cmir.gallery import commits
 from cmir.gallery.table import Gallery
+
+log = logging.getLogger("cmir")
 
 POINTER_NAME: Final = "published.json"
 MAX_PREVIOUS: Final = 8  # predecessors kept alive; each keeps the files of its version
@@ -74,7 +78,8 @@ def read_pointer(uri: str) -> Pointer:
             "gallery not published", seen=error.seen, expected=POINTER_NAME, where=uri, fix=fix
         ) from error
     except ValidationError as error:
-        raise GalleryError("pointer not readable", seen=error, where=place, fix="publish again") from error
+        fix = f"run jobs/index.py --gallery {uri} --publish, which keeps the unreadable file beside it"
+        raise GalleryError("pointer not readable", seen=error.errors()[0]["msg"], where=place, fix=fix) from error
 
 
 def find_pointer(uri: str) -> Pointer | None:
@@ -105,8 +110,8 @@ def publish(
     if mixed:
         fix = "run jobs/embed.py once more, it ends what it began"
         raise GalleryError("changed shards are half replaced", seen=", ".join(mixed[:5]), where=space.uri, fix=fix)
-    current = find_pointer(uri)
-    sequence = current.sequence + 1 if current else 1
+    current = _current(uri)
+    sequence = 1 + (current.sequence if current else _highest_sequence(gallery))
     tag = f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}"  # two publishers at once never share a tag
     dataset.tags.create(tag, table_version)
     return _point(
@@ -143,6 +148,33 @@ def rollback(uri: str) -> Pointer:
         "previous": current.previous[1:],
     }
     return _point(uri, Pointer.model_validate({**target.model_dump(), **changed}))
+
+
+def _current(uri: str) -> Pointer | None:
+    """What is served; a pointer that cannot be read is kept beside its place, and nothing counts as served."""
+    try:
+        return find_pointer(uri)
+    except GalleryError as error:
+        aside = storage.join(uri, f"{POINTER_NAME}.unreadable-{uuid.uuid4().hex[:8]}")
+        log.warning("%s; kept as %s", error, aside)
+        storage.put_atomic(aside, storage.read_bytes(storage.join(uri, POINTER_NAME)))
+        return None
+
+
+def _highest_sequence(gallery: Gallery) -> int:
+    """The highest number that a tag of a published version has; 0 where there is none."""
+    tags = [tag for space_id in gallery.space_ids() for tag in gallery.space(space_id).dataset().tags.list()]
+    return max((sequence_of_tag(tag) or 0 for tag in tags), default=0)
+
+
+def sequence_of_tag(tag: str) -> int | None:
+    """The sequence number of the publication that set a tag; None where the tag is somebody else's.
+
+    >>> sequence_of_tag("published-000007-1c2d3e4f"), sequence_of_tag("mine")
+    (7, None)
+    """
+    found = re.match(r"published-(\d+)-", tag)
+    return int(found[1]) if found else None
 
 
 def _history(current: Pointer | None) -> tuple[Publication, ...]:

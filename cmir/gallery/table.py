@@ -64,7 +64,12 @@ class Gallery:
 
     @classmethod
     def create(cls, uri: str) -> "Gallery":
-        """The gallery at a URI, new or standing; nothing is written before the first space."""
+        """The gallery at a URI, new or standing; nothing is written before the first space.
+
+        Raises GalleryError where a file stands in its place.
+        """
+        if not storage.is_s3(uri) and storage.local_path(uri).is_file():
+            raise GalleryError("a file stands where the gallery would be", seen=uri, expected="a folder or nothing")
         return cls(uri)
 
     @classmethod

@@ -1,6 +1,5 @@
 """A gallery between jobs: find doubled ids, merge fragments, index ids, remove what nobody reads, say how it is."""
 
-import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +7,7 @@ from typing import Final
 
 from cmir.archive import storage
 from cmir.gallery import commits
-from cmir.gallery.publish import Pointer, find_pointer
+from cmir.gallery.publish import Pointer, find_pointer, sequence_of_tag
 from cmir.gallery.table import Gallery, SpaceTable
 from cmir.gallery.tuning import indexed_rows
 
@@ -16,7 +15,6 @@ GRACE: Final = timedelta(hours=1)  # versions and superseded tags younger than t
 ID_INDEX_NAME: Final = "item_id_idx"
 COMPACT_ABOVE_FRAGMENTS: Final = 8
 _COMPACTION_ATTEMPTS: Final = 3
-_SEQUENCE_OF_TAG: Final = re.compile(r"published-(\d+)-")  # as publish.publish names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +133,11 @@ def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
 
 def _is_superseded(tag: str, pointer: Pointer | None, grace: timedelta) -> bool:
     """True for a tag of an earlier publication that the pointer no longer names, once readers had time to notice."""
-    sequence = _SEQUENCE_OF_TAG.match(tag)
+    sequence = sequence_of_tag(tag)
     if pointer is None or sequence is None or datetime.now(UTC) - pointer.published_at < grace:
         return False
     kept = {publication.tag for publication in (pointer, *pointer.previous)}
-    return int(sequence[1]) <= pointer.sequence and tag not in kept
+    return sequence <= pointer.sequence and tag not in kept
 
 
 def status(uri: str) -> list[SpaceStatus]:

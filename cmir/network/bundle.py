@@ -129,6 +129,17 @@ def load_bundle(uri: str) -> Bundle:
     return Bundle(uri, net, preprocessing, config, read_metrics(uri))
 
 
+def verify_bundle(uri: str) -> BundleConfig:
+    """A bundle's config.json, after a look at whether the files beside it are whole; no network is made.
+
+    Raises as `load_bundle` does, but for tensors of another architecture.
+    """
+    config = read_config(uri)
+    for name in (TENSORS_FILE, PREPROCESSING_FILE):
+        _verified(uri, name, config)
+    return config
+
+
 def read_config(uri: str) -> BundleConfig:
     """A bundle's config.json without its tensors: space_id, network, labels. Raises as `load_bundle` does."""
     config = _parsed(uri, CONFIG_FILE, _read(uri, CONFIG_FILE), BundleConfig)

@@ -5,17 +5,20 @@ on its own part and only gradients and embeddings travel. Rank 0 keeps the clock
 written at the end are the averaged weights with the best figures on the val split.
 """
 
+import contextlib
+import errno
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import torch
 import torch.distributed as dist
 
-from cmir.errors import ConfigError
+from cmir.errors import ConfigError, DataError
 from cmir.network.augment import VariedBatch
 from cmir.network.batches import Batch
 from cmir.network.checkpoints import Bundles, Clock
@@ -35,6 +38,26 @@ log = logging.getLogger("cmir")
 SaveState = Callable[[Path], None]
 # Told after each validation on every worker: the figures, and on rank 0 what writes a resumable state to a file.
 OnCheckpoint = Callable[[Mapping[str, float], SaveState | None], None]
+
+
+# What waiting does not mend: no space left, quota used up, no permission, a read-only file system.
+_LASTING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class UnwritableError(DataError):
+    """The output of a training has no room or may not be written; what was kept before stands."""
+
+
+@contextlib.contextmanager
+def _written_to(uri: str) -> Iterator[None]:
+    """What lasts of the errors of writing there is an UnwritableError; others, which may pass, stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LASTING:
+            raise
+        fix = "make room or allow writing, then give --resume, which goes on from the last checkpoint"
+        raise UnwritableError("training cannot be written", seen=error.strerror, where=uri, fix=fix) from error
 
 
 @dataclass(frozen=True)
@@ -74,8 +97,9 @@ def fit(
         log_dir: where TensorBoard scalars go (rank 0).
         mlflow_uri: where they go as well.
 
-    Raises ConfigError where the shards cannot train what was asked for (see checks), the same on every worker;
-    DivergedError where loss or gradient become infinite; DataError where shards cannot be read.
+    Raises ConfigError where the shards cannot train what was asked for (see checks), DivergedError where loss or
+    gradient become infinite, and UnwritableError where the output has no room or may not be written, the same on every
+    worker; DataError where shards cannot be read.
     """
     clock, settings = Clock(), sized_for_towers(settings)
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -103,7 +127,8 @@ def fit(
     if clock.best_weights:
         learner.average.load_state_dict(clock.best_weights)
     speed = pace.figures()
-    space_id = bundles.finish(learner.average, clock, speed)
+    with _written_to(bundle_uri):
+        space_id = bundles.finish(learner.average, clock, speed)
     spent_s = clock.elapsed_s
     return FitResult(space_id, dict(clock.best_figures), clock.step, num_steps_before, spent_s, stopped_early, speed)
 
@@ -194,7 +219,25 @@ class Loop:
         return True
 
     def _check(self) -> None:
-        """Measure, keep the best weights and the last, hand out a state."""
+        """Measure, keep the best weights and the last, hand out a state.
+
+        Raises UnwritableError, on every worker, where the output cannot be written for a reason that lasts.
+        """
+        figures: dict[str, float] = {}
+        failure: UnwritableError | None = None
+        if self.rank == 0:
+            try:
+                with _written_to(self.bundles.uri):
+                    figures = self._measured_and_kept()
+            except UnwritableError as error:
+                failure = error
+        if self._from_rank_0(0.0, failure is not None)[1]:
+            raise failure or UnwritableError("the worker that writes could not", where=self.bundles.uri)
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(figures, self._save_state if self.rank == 0 else None)
+
+    def _measured_and_kept(self) -> dict[str, float]:
+        """Figures of the average weights on val; the bundles `best`, where they are, and `last` are written."""
         figures: dict[str, float] = {}
         average = self.learner.average
         if self.validation is not None and not self.validation.is_empty:
@@ -202,10 +245,8 @@ class Loop:
             self.progress.figures(self.clock.step, figures, main_figure(figures))
             if self.clock.judge(figures, average.state_dict()):
                 self.bundles.write("best", average, self.clock, figures)
-        if self.rank == 0:
-            self.bundles.write("last", average, self.clock, figures)
-        if self.on_checkpoint is not None:
-            self.on_checkpoint(figures, self._save_state if self.rank == 0 else None)
+        self.bundles.write("last", average, self.clock, figures)
+        return figures
 
     def _save_state(self, path: Path) -> None:
         self.clock.save(path, self.learner.state())
