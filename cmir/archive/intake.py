@@ -22,6 +22,7 @@ _MIN_SHARD_BYTES: Final = 16 * 2**20
 _NUM_PARALLEL: Final = 8  # tasks of a small archive; fixed, so that no cluster's size shows in the files
 _TASKS_FOLDER: Final = "_tasks"
 _MAX_ITEMS_PER_TASK: Final = 20_000
+_MOST_DIGESTED_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +35,22 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """Tells tasks of one index apart: 16 hex digits of its split and of its items' keys and sizes, in order."""
-        named = json.dumps([self.split, *((item.key, item.num_bytes) for item in self.items)])
-        return hashlib.sha256(named.encode()).hexdigest()[:16]
+        """Tells tasks of one index apart: 16 hex digits of its split and the keys of its items, in order."""
+        return _digest(json.dumps([self.split, *(item.key for item in self.items)]).encode())
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """What became of a task, which `digest` names: rows written, by modality, and rows quarantined."""
+    """What became of a task, which `digest` names: rows written, by modality, and rows quarantined.
+
+    `rejected` holds the digest of every file that was: once one is another, the task is done again.
+    """
 
     index: int
     digest: str = ""
     num_rows: dict[str, int] = field(default_factory=dict)
     num_quarantined: int = 0
+    rejected: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_rows_committed(self) -> int:
@@ -88,6 +92,7 @@ def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
     storage.delete_tree(_summary_uri(output_uri, task.index))  # of other items; its files are about to be replaced
     writers: dict[str, shards.ShardFileWriter] = {}
     rejected: list[tuple[str, str | None, str, bytes | None]] = []
+    states: dict[str, str] = {}
     seen: set[str] = set()
     try:
         for item in task.items:
@@ -95,6 +100,8 @@ def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
                 rows = list(source.rows(item))
             except DataError as error:
                 rejected.append((item.source_uri or item.key, None, str(error), _small_bytes(item)))
+                if item.source_uri not in states:
+                    states[item.source_uri] = _state_of(item.source_uri)
                 continue
             for row in rows:
                 if row.item_id in seen:
@@ -116,18 +123,20 @@ def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
         if uri not in written:
             storage.delete_tree(uri)
     num_rows = {name: writer.num_rows for name, writer in writers.items()}
-    summary = TaskSummary(task.index, task.digest, num_rows, len(rejected))
+    summary = TaskSummary(task.index, task.digest, num_rows, len(rejected), states)
     storage.put_atomic(_summary_uri(output_uri, task.index), json.dumps(asdict(summary)).encode())
     return summary
 
 
 def read_summary(output_uri: str, task: Task) -> TaskSummary | None:
-    """The summary of a finished task, None where it has not finished or held other items then."""
+    """The summary of a finished task, None where it has not finished, or its items or rejected files changed since."""
     uri = _summary_uri(output_uri, task.index)
     if not storage.exists(uri):
         return None
     summary = TaskSummary(**json.loads(storage.read_bytes(uri)))
-    return summary if summary.digest == task.digest else None
+    is_current = summary.digest == task.digest
+    is_current = is_current and all(_state_of(uri) == state for uri, state in summary.rejected.items())
+    return summary if is_current else None
 
 
 def drop_tasks_from(output_uri: str, num_tasks: int) -> None:
@@ -169,6 +178,23 @@ def _quarantine_uri(output_uri: str, index: int) -> str:
 
 def _summary_uri(output_uri: str, index: int) -> str:
     return storage.join(output_uri, _TASKS_FOLDER, f"{index:05d}.json")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _state_of(source_uri: str) -> str:
+    """The digest of a rejected item's file, of a large one its size; empty where it has none or it cannot be read."""
+    if not source_uri:
+        return ""
+    try:
+        num_bytes = sum(file.num_bytes for file in storage.list_files(source_uri))
+        if num_bytes > _MOST_DIGESTED_BYTES:
+            return f"{num_bytes} bytes"
+        return _digest(storage.read_bytes(source_uri))
+    except DataError:
+        return ""
 
 
 def _small_bytes(item: Item) -> bytes | None:
