@@ -48,7 +48,7 @@ def test_the_demo_trains_as_its_help_says() -> None:
     flags = DemoSettings(Path("out")).training(20.0)
     assert flags[:2] == ("--max-minutes", "5.0")
     assert "--utterances-per-batch" in flags
-    assert DemoSettings(Path("out"), data="images", seed=3).training(900.0) == ("--max-minutes", "30.0", "--seed", "3")
+    assert DemoSettings(Path("out"), data="images", seed=3).training(900.0) == ("--max-minutes", "20.0", "--seed", "3")
     assert DemoSettings(Path("out"), max_minutes=0.3).training(20.0)[1] == "0.3"
 
 

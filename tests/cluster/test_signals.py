@@ -34,7 +34,7 @@ def interrupted(awaited: Path, pattern: str, *command: str) -> tuple[int, dict[s
 
 
 def test_a_shard_job_says_that_it_was_interrupted_and_goes_on(tmp_path: Path) -> None:
-    flags = ["jobs/shard.py", "--source", "synthetic", "--scenes", "1200", "--output", str(tmp_path / "out")]
+    flags = ["jobs/shard.py", "--source", "tts", "--voices", "64", "--output", str(tmp_path / "out")]
     code, line, errors = interrupted(tmp_path, "_tasks/*.json", *flags)
     assert (code, line["status"]) == (1, "interrupted"), errors[-2000:]
     assert "Traceback" not in errors
