@@ -49,7 +49,7 @@ def demo(
     scenes: Annotated[int, typer.Option(min=30, help="Scenes of the generated world.")] = 400,
     voices: Annotated[int | None, typer.Option(min=3, help="Synthetic voices; 48, or 64 with --data.")] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Minutes of training; 5 or what the other steps leave of 8, 30 with --data.")
+        float | None, typer.Option(help="Minutes of training; 5 or what the other steps leave of 8, 20 with --data.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of world, voices and training.")] = 0,
 ) -> None:

@@ -44,7 +44,7 @@ def test_the_demo_goes_from_nothing_to_answered_queries(tmp_path: Path) -> None:
 
 def test_the_demo_trains_as_its_help_says() -> None:
     told = " ".join(CliRunner().invoke(app, ["demo", "--help"], terminal_width=200).stdout.split())
-    assert "5 or what the other steps leave of 8, 30 with --data" in told
+    assert "5 or what the other steps leave of 8, 20 with --data" in told
     flags = DemoSettings(Path("out")).training(20.0)
     assert flags[:2] == ("--max-minutes", "5.0")
     assert "--utterances-per-batch" in flags
