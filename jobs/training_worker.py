@@ -47,7 +47,7 @@ def train_worker(task: dict[str, Any]) -> dict[str, Any]:
     Returns the FitResult's fields, or under `error` what all workers raised alike: raised here, Ray would try it again.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # our own lines say what was reached and kept
+    _quieten_ray()
     todo = WorkerTask.model_validate(task)
     torch.set_num_threads(todo.num_threads)
     device = get_device() if todo.device == "cuda" else torch.device("cpu")
@@ -76,6 +76,14 @@ def train_worker(task: dict[str, Any]) -> dict[str, Any]:
         finally:
             curves.publish()
     return dataclasses.asdict(result)
+
+
+def _quieten_ray() -> None:
+    """Our own lines say what was reached and kept. One of Ray Train's loggers is named by its file, not its module."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    for name in list(logging.root.manager.loggerDict):
+        if "/ray/train/" in name:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Curves:
