@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import Any, TypeVar
 
 import ray
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cmir.loopback import HOST, free_port
+from jobs import signals
 
 Outcome = TypeVar("Outcome")
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
@@ -29,7 +28,7 @@ def connect(*, for_training: bool = False) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
-        signal.signal(signal.SIGTERM, _interrupt)
+        signals.take_back()
         return
     logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)  # it says at every start that tokens guard this cluster
     port = free_port() if for_training else None
@@ -44,13 +43,7 @@ def connect(*, for_training: bool = False) -> None:
         logging_level=logging.WARNING,
         _node_ip_address=HOST,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, which Kubernetes and `ray job stop` send, ends a job as Ctrl-C does; Ray's own handler ends the process
-    before it can say what it had done."""
-    raise KeyboardInterrupt
+    signals.take_back()
 
 
 def num_cpus() -> int:

@@ -13,9 +13,7 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmir.archive import storage
 from cmir.errors import CmirError, ConfigError, DataError
+from jobs import signals
 from jobs.flags import FlagError, flag, function_of, nearest, usage_message
 
 log = logging.getLogger("cmir")
@@ -116,6 +115,17 @@ def run_command(
     program: str | None = None,
 ) -> int:
     """Read the arguments, run the job, print its JSON line; returns the exit code. `program` is the name in --help."""
+    with signals.interrupted_by_sigterm():
+        return _run_command(job, config_type, run, arguments, program)
+
+
+def _run_command(
+    job: str,
+    config_type: type[Config],
+    run: Callable[[Config], JobResult],
+    arguments: list[str],
+    program: str | None,
+) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     started, program = time.monotonic(), program or f"{job}.py"
     collected: dict[str, Any] = {}
@@ -128,6 +138,8 @@ def run_command(
         _refuse_relative_uris(config)
     except typer.Exit as ended:
         return ended.exit_code
+    except KeyboardInterrupt:
+        return _end(job, started, "interrupted", 1, "interrupted before work began")
     except (ConfigError, FlagError) as error:
         return _end(job, started, "refused", 2, usage_message(error, config_type))
     return _run(job, started, config, run)
@@ -196,7 +208,7 @@ def _run(job: str, started: float, config: Config, run: Callable[[Config], JobRe
         else:
             log.exception("%s failed", job)
             failure = "failed", 1, f"{type(error).__name__}: {error}"
-    with _signals_ignored():  # what is left takes a second or two and says how the job ended
+    with signals.ignored():  # what is left takes a second or two and says how the job ended
         _stop_ray()  # before the last line: Ray forwards what workers print
         if failure is not None:
             return _end(job, started, *failure, result)
@@ -238,19 +250,6 @@ def _told(error: CmirError | OSError) -> str:
     number = re.search(r"\(os error (\d+)\)", text)
     fix = _WAYS_OUT.get(int(number[1]) if number else error.errno or 0)
     return str(CmirError(text, fix=fix))
-
-
-@contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stop_ray() -> None:

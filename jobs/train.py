@@ -29,6 +29,7 @@ from cmir.network.embedder import resolve_device
 from cmir.network.precision import TrainingPrecision
 from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
 from cmir.network.pretrained_training import check_towers
+from cmir.network.space import SPACE_CODE_VERSION
 from cmir.network.trackers import mlflow_client
 from cmir.network.training_data import read_catalogues
 from cmir.network.training_settings import (
@@ -37,6 +38,7 @@ from cmir.network.training_settings import (
     Preset,
     TrainSettings,
     check_accumulation,
+    check_precision,
     check_term,
     check_tower,
     check_tuning,
@@ -118,6 +120,12 @@ class TrainConfig(JobConfig):
         check_accumulation(info.data.get("objective", "contrastive"), value)
         return value
 
+    @field_validator("precision")
+    @classmethod
+    def _precision_of_the_objective(cls, value: TrainingPrecision, info: ValidationInfo) -> TrainingPrecision:
+        check_precision(info.data.get("objective", "contrastive"), value)
+        return value
+
     @field_validator("weights", mode="before")
     @classmethod
     def _named_numbers(cls, value: object) -> object:
@@ -178,6 +186,7 @@ def run(config: TrainConfig) -> JobResult:
             mlflow_client(mlflow_uri)
         where_and_how_many = {"resume", "overwrite", "num_workers", "device", "compile", "precision", "mlflow"}
         claimed = config.model_dump(mode="json", exclude=where_and_how_many)
+        claimed["space_code_version"] = SPACE_CODE_VERSION  # a state of other code is not gone on with
         output = Output.claim(config.output, claimed, resume=config.resume, overwrite=config.overwrite)
     cluster.connect(for_training=True)
     result = train_group(config, config.settings(), output.working_uri, mlflow_uri)

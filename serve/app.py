@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cmir.archive import storage
 from cmir.errors import CmirError, SpaceMismatchError
+from cmir.gallery.publish import read_pointer
 from cmir.network import ear_opening
 from cmir.network.bundle import read_config
 from cmir.network.embedder import Device, Embedder, Prepared
@@ -97,7 +98,7 @@ class EncoderReplica:
 
     async def __init__(self, args: ServeArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         """Ready once the bundle that is served first is warm."""
-        pointer = check_bundle(args.gallery, args.bundle)
+        pointer = read_pointer(args.gallery)
         self._pool = EncoderPool(device=args.device, limits=args.limits, metrics=Metrics())
         await self._pool.warm(args.bundle or pointer.bundle_uri, pointer.space_id)
 

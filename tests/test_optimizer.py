@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmir.network.optimizer import KernelOptimizer, as_matrix
+from cmir.network.optimizer import KernelOptimizer
 
 
 def a_net(*, is_channels_last: bool = False) -> nn.Sequential:
@@ -53,14 +53,32 @@ def test_layout_in_memory_changes_nothing() -> None:
         torch.testing.assert_close(one, other, atol=2e-3, rtol=2e-2)  # torch orthogonalises in bfloat16
 
 
-def test_a_matrix_is_the_kernel_itself() -> None:
-    kernel = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
-    assert torch.equal(as_matrix(kernel), kernel.flatten(1))
-    last = kernel.contiguous(memory_format=torch.channels_last)
-    for laid in (kernel, last, torch.ones(4, 5, 3), torch.ones(4, 5, 1, 1), torch.ones(4, 1, 3, 3)):
-        assert as_matrix(laid).shape == (len(laid), laid[0].numel())
-        as_matrix(laid).mul_(-1)
-        assert float(laid.flatten()[-1]) < 0
+def test_gradients_that_lie_otherwise_than_the_kernel_move_it_alike() -> None:
+    """Averaging over workers leaves gradients in the order of a flat vector, whatever the kernel's own."""
+    moved = []
+    for is_channels_last in (False, True):
+        net = a_net(is_channels_last=is_channels_last)
+        optimizer, before = optimizer_of(net), net[1].weight.detach().clone()
+        net[1].weight.grad = torch.randn(12, 8, 3, 3, generator=torch.Generator().manual_seed(7))  # contiguous
+        optimizer.step()
+        moved.append((net[1].weight.detach() - before).contiguous())
+    cosine = torch.cosine_similarity(moved[0].flatten(), moved[1].flatten(), dim=0)
+    assert float(cosine) > 0.999
+    down = torch.cosine_similarity(moved[1].flatten(), -net[1].weight.grad.flatten(), dim=0)
+    assert float(down) > 0.5, "downhill"
+
+
+def test_a_state_goes_from_one_layout_to_the_other() -> None:
+    nets = [a_net(), a_net()]
+    optimizer = optimizer_of(nets[0])
+    take_steps(nets[0], optimizer, range(3))
+    nets[1].load_state_dict(nets[0].state_dict())
+    nets[1].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    other = optimizer_of(nets[1])
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    take_steps(nets[0], optimizer, range(3, 4))
+    take_steps(nets[1], other, range(3, 4))
+    torch.testing.assert_close(nets[0][1].weight, nets[1][1].weight, atol=1e-3, rtol=1e-2)
 
 
 def test_five_steps_are_three_and_a_state_and_two() -> None:

@@ -136,4 +136,16 @@ def test_a_damaged_pointer_is_kept_aside_by_the_next_publish(tmp_path: Path, cap
     assert (pointer.sequence, pointer.previous) == (3, ())
     assert publish.read_pointer(str(tmp_path)) == pointer
     assert [path.read_text() for path in tmp_path.glob("published.json.unreadable-*")] == ["rubbish"]
-    assert "pointer not readable" in caplog.text
+    assert "the pointer cannot be read" in caplog.text
+    (tmp_path / "published.json").write_text('{"sequence": 9, "space_id"')
+    assert publish_version(tmp_path, version).sequence == 10, "a rollback has no tag of its own"
+
+
+def test_a_pointer_of_another_cmir_is_not_replaced(tmp_path: Path) -> None:
+    version = commit(tmp_path, SPACE, piece_name("a", 0))
+    publish_version(tmp_path, version)
+    newer = json.dumps({"sequence": 1, "of_tomorrow": True})
+    (tmp_path / "published.json").write_text(newer)
+    with pytest.raises(GalleryError, match=r"pointer of another cmir.*move the file away"):
+        publish_version(tmp_path, version)
+    assert (tmp_path / "published.json").read_text() == newer

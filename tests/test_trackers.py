@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cmir.errors import ConfigError
-from cmir.network.trackers import MLflow, mlflow_client
+from cmir.network.trackers import MLflow, TensorBoard, mlflow_client
 from cmir.network.training import fit
 from tests.tiny_archives import chip_row, tiny_settings, write_archive
 
@@ -19,6 +19,25 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.m
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/runs.db"
+
+
+def test_curves_that_cannot_be_written_do_not_end_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = TensorBoard(tmp_path)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(curves._writer, "add_scalar", full)
+    curves.scalars("train", 1, {"loss": 1.0})
+    curves.scalars("train", 2, {"loss": 1.0})
+    curves.flush()
+    curves.close(failed=False)
+    assert caplog.text.count("curves are no longer written") == 1
+    (tmp_path / "file").write_text("no folder")
+    TensorBoard(tmp_path / "file" / "curves").scalars("train", 1, {"loss": 1.0})
+    assert caplog.text.count("curves are no longer written") == 2
 
 
 def test_a_training_is_told_to_tensorboard_and_to_mlflow(

@@ -51,6 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--presets", "all"), "did you mean --preset"),
         (("--mlflow", "sqlite:///runs.db"), "expected http(s)://host:port or sqlite:////absolute/path.db"),
         (("--objective", "cmirnet", "--accumulation-steps", "2"), "batch norm over whole steps"),
+        (("--objective", "cmirnet", "--precision", "bf16"), "objective cmirnet trains in fp32"),
         (("--image-tower", "./nowhere"), "no pretrained tower there: seen no such folder"),
         (
             ("--image-tower", "VIT", "--chip-size-px", "20"),

@@ -10,6 +10,8 @@ import torch.multiprocessing as mp
 
 from cmir.errors import ConfigError
 from cmir.network.bundle import load_bundle
+from cmir.network.learner import share_weights
+from cmir.network.precision import is_bfloat16
 from cmir.network.training import SaveState, fit
 from tests.tiny_archives import chip_row, tiny_settings, tone_row, write_archive
 
@@ -56,6 +58,12 @@ def one_of_two(rank: int, place: str) -> None:
         dist.barrier()
     train(folder, "archive", "resumed", resume_from=folder / "state.pt")
     train(folder, "few", "few", grounds_per_batch=1, max_steps=6)
+    torch.manual_seed(rank)
+    drifted = torch.nn.Linear(3, 2).to(torch.float32)
+    share_weights(drifted)
+    torch.save(drifted.state_dict(), folder / f"shared-{rank}.pt")
+    torch.cpu.get_capabilities = lambda: {"amx_bf16": rank == 0}
+    assert not is_bfloat16("auto", CPU), "what one of them cannot, none does"
     try:
         fit(tiny_settings(), [str(folder / f"seen-by-{rank}")], str(folder / "unequal"), device=CPU)
     except ConfigError as error:
@@ -101,3 +109,12 @@ def test_what_one_worker_cannot_read_stops_all_of_them(done: Path) -> None:
     errors = [(done / f"missing-{rank}").read_text() for rank in (0, 1)]
     assert errors[0] == errors[1]
     assert "nowhere" in errors[0]
+
+
+def test_weights_that_drifted_apart_are_rank_0s_again(done: Path) -> None:
+    mine, theirs = (torch.load(done / f"shared-{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.manual_seed(0)
+    first = torch.nn.Linear(3, 2).state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(mine[name], tensor)
+        assert torch.equal(theirs[name], tensor)

@@ -106,6 +106,32 @@ def test_large_table_gets_the_fastest_index_that_meets_the_target(
 
 
 @pytest.mark.usefixtures("always_indexed")
+def test_where_the_second_build_misses_the_target_the_next_one_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[str] = []
+
+    def build(space: SpaceTable, index: IndexSettings) -> float:
+        builds.append(index.kind)
+        return build_for_real(space, index)
+
+    def ladder(bench: RecallBench, index: IndexSettings, target: float, build_s: float) -> list[Trial]:
+        is_missed = index.kind == "IVF_SQ" and builds.count("IVF_SQ") > 1
+        latency_ms = 1.0 if index.kind == "IVF_SQ" else 2.0
+        return [Trial(index, SearchSettings(nprobes=4), {"pan_to_ms": 0.5 if is_missed else 1.0}, latency_ms, build_s)]
+
+    build_for_real = tuning.build
+    monkeypatch.setattr(tuning, "build", build)
+    monkeypatch.setattr(tuning, "_ladder", ladder)
+    space = filled(tmp_path, 600)
+    result = tuning.tune(space, 0.97)
+    assert builds == ["IVF_SQ", "IVF_FLAT", "IVF_SQ", "IVF_FLAT"]
+    assert result.is_met
+    assert result.chosen.index.kind == "IVF_FLAT"
+    assert tuning.standing_index(space.dataset()) == result.chosen.index
+
+
+@pytest.mark.usefixtures("always_indexed")
 def test_recall_rises_with_the_partitions_looked_at(tmp_path: Path) -> None:
     space = filled(tmp_path, 2000)
     tuning.build(space, IndexSettings(kind="IVF_FLAT", params={"num_partitions": 32}))

@@ -100,8 +100,8 @@ def write_task(source: Source, task: Task, output_uri: str) -> TaskSummary:
                 rows = list(source.rows(item))
             except DataError as error:
                 rejected.append((item.source_uri or item.key, None, str(error), _small_bytes(item)))
-                if item.source_uri not in states:
-                    states[item.source_uri] = _state_of(item.source_uri)
+                for uri in {item.source_uri, *item.further_uris} - states.keys():
+                    states[uri] = _state_of(uri)
                 continue
             for row in rows:
                 if row.item_id in seen:

@@ -5,6 +5,7 @@ The file is replaced whole, so a publish or a rollback happens at one instant. T
 `previous` stay, so that rolling back needs nothing but the file.
 """
 
+import json
 import logging
 import re
 import uuid
@@ -110,8 +111,8 @@ def publish(
     if mixed:
         fix = "run jobs/embed.py once more, it ends what it began"
         raise GalleryError("changed shards are half replaced", seen=", ".join(mixed[:5]), where=space.uri, fix=fix)
-    current = _current(uri)
-    sequence = 1 + (current.sequence if current else _highest_sequence(gallery))
+    current, sequence_before = _current(gallery)
+    sequence = 1 + sequence_before
     tag = f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}"  # two publishers at once never share a tag
     dataset.tags.create(tag, table_version)
     return _point(
@@ -150,21 +151,37 @@ def rollback(uri: str) -> Pointer:
     return _point(uri, Pointer.model_validate({**target.model_dump(), **changed}))
 
 
-def _current(uri: str) -> Pointer | None:
-    """What is served; a pointer that cannot be read is kept beside its place, and nothing counts as served."""
+def _current(gallery: Gallery) -> tuple[Pointer | None, int]:
+    """What is served and its sequence number, (None, 0) where nothing was published.
+
+    A pointer that is no JSON is kept beside its place and nothing counts as served; the number is then the highest that
+    it or a tag names. Raises GalleryError where the pointer is whole but another cmir's.
+    """
+    place = storage.join(gallery.uri, POINTER_NAME)
+    if not storage.exists(place):
+        return None, 0
+    content = storage.read_bytes(place)
     try:
-        return find_pointer(uri)
-    except GalleryError as error:
-        aside = storage.join(uri, f"{POINTER_NAME}.unreadable-{uuid.uuid4().hex[:8]}")
-        log.warning("%s; kept as %s", error, aside)
-        storage.put_atomic(aside, storage.read_bytes(storage.join(uri, POINTER_NAME)))
-        return None
-
-
-def _highest_sequence(gallery: Gallery) -> int:
-    """The highest number that a tag of a published version has; 0 where there is none."""
+        current = Pointer.model_validate_json(content)
+        return current, current.sequence
+    except ValidationError as error:
+        if _is_other_cmirs(content):
+            fix = "publish with the cmir that wrote it, or move the file away to begin anew"
+            seen = error.errors()[0]["msg"]
+            raise GalleryError("pointer of another cmir", seen=seen, where=place, fix=fix) from error
+    aside = f"{place}.unreadable-{uuid.uuid4().hex[:8]}"
+    log.warning("the pointer cannot be read, nothing counts as served before; kept as %s", aside)
+    storage.put_atomic(aside, content)
     tags = [tag for space_id in gallery.space_ids() for tag in gallery.space(space_id).dataset().tags.list()]
-    return max((sequence_of_tag(tag) or 0 for tag in tags), default=0)
+    named = [int(number) for number in re.findall(rb'"sequence"\s*:\s*(\d+)', content)]
+    return None, max([*named, *(sequence_of_tag(tag) or 0 for tag in tags)], default=0)
+
+
+def _is_other_cmirs(content: bytes) -> bool:
+    try:
+        return "sequence" in json.loads(content)
+    except (ValueError, TypeError):
+        return False
 
 
 def sequence_of_tag(tag: str) -> int | None:

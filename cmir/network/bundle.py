@@ -130,9 +130,9 @@ def load_bundle(uri: str) -> Bundle:
 
 
 def verify_bundle(uri: str) -> BundleConfig:
-    """A bundle's config.json, after a look at whether the files beside it are whole; no network is made.
+    """A bundle's config.json, after a look at whether tensors and preprocessing are the files that it was written with.
 
-    Raises as `load_bundle` does, but for tensors of another architecture.
+    No network is made. Raises DataError, naming the file, where one is missing or another; else as `read_config`.
     """
     config = read_config(uri)
     for name in (TENSORS_FILE, PREPROCESSING_FILE):

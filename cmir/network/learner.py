@@ -233,6 +233,17 @@ def divided(images: Sequence[ImageInput], num_parts: int) -> list[list[ImageInpu
     return runs
 
 
+@torch.no_grad()
+def share_weights(net: nn.Module) -> None:
+    """Rank 0's weights on all workers: those of unlike machines round differently and drift apart. Alone, nothing."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        flat = torch.cat([weight.flatten() for weight in weights])
+        dist.broadcast(flat, 0)
+        for weight, part in zip(weights, torch.split(flat, [weight.numel() for weight in weights]), strict=True):
+            weight.copy_(part.view_as(weight))
+
+
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace every gradient by its mean over workers; a worker without one counts as zero. Alone, nothing changes."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:

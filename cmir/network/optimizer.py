@@ -3,14 +3,16 @@
 Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024) makes the update of a matrix
 orthogonal: all directions of a kernel are moved alike, where Adam moves most what is loud already. A few thousand steps
 on a small set then find what Adam does not find in many more (docs/decisions.md). torch's takes matrices alone, so a
-kernel [out,in,...] is handed to it as the matrix [out,in*...] over the same memory.
+kernel [out,in,...] is handed to it as the matrix [out,in*...]. Its columns have that order however the kernel lies in
+memory: gradients that were averaged over workers, and states of another device, lie otherwise. Kernels that do not lie
+in that order themselves are copied there and back.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
 
@@ -31,7 +33,7 @@ class KernelOptimizer:
         kernel_decay: float,
     ) -> None:
         self._kernels = list(kernels)
-        self._matrices = [nn.Parameter(as_matrix(kernel.detach())) for kernel in kernels]
+        self._matrices = [nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
         self.adamw = torch.optim.AdamW(list(others), lr=learning_rate, betas=_ADAM_BETAS, fused=True)
         self.muon: torch.optim.Muon | None = None
         if kernels:
@@ -52,10 +54,18 @@ class KernelOptimizer:
     def step(self) -> None:
         """One update by the gradients that stand in the parameters."""
         self.adamw.step()
-        if self.muon is not None:
-            for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
-                matrix.grad = None if kernel.grad is None else as_matrix(kernel.grad)
+        if self.muon is None:
+            return
+        with torch.no_grad():
+            pairs = list(zip(self._kernels, self._matrices, strict=True))
+            apart = [(kernel, matrix) for kernel, matrix in pairs if kernel.data_ptr() != matrix.data_ptr()]
+            for kernel, matrix in apart:
+                matrix.copy_(kernel.flatten(1))
+            for kernel, matrix in pairs:
+                matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
             self.muon.step()  # type: ignore[no-untyped-call]
+            for kernel, matrix in apart:
+                kernel.copy_(matrix.view(kernel.shape))
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
@@ -71,10 +81,3 @@ class KernelOptimizer:
     def param_groups(self) -> list[dict[str, Any]]:
         """Of both, AdamW's first; kernels stand in them as matrices."""
         return self.adamw.param_groups + (self.muon.param_groups if self.muon else [])
-
-
-def as_matrix(kernel: Tensor) -> Tensor:
-    """A kernel f32[out,in,...] as f32[out,in*...], over the same memory whether or not it lies channels last."""
-    if kernel.ndim == 4 and kernel.is_contiguous(memory_format=torch.channels_last):
-        return kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1)
-    return kernel.reshape(len(kernel), -1)

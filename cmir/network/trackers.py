@@ -1,10 +1,11 @@
 """Where curves of a training go beside the log: TensorBoard files by default, an MLflow server as an option."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -32,25 +33,45 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder; a resumed training adds its own."""
+    """Event files in a folder; a resumed training adds its own.
+
+    What cannot be written is told once and left out, as by MLflow.
+    """
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # late: half a second, and only rank 0 writes
 
-        self._writer: Any = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: Any = None
+        with self._left_out_where_it_fails():
+            self._writer = SummaryWriter(str(folder))
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Values of one step, named `group/name`."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        with self._left_out_where_it_fails():
+            for name, value in values.items():
+                if self._writer is not None:
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self) -> None:
         """Have all of them in the files."""
-        self._writer.flush()
+        with self._left_out_where_it_fails():
+            if self._writer is not None:
+                self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
         """The training ended."""
-        self._writer.close()
+        with self._left_out_where_it_fails():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _left_out_where_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            log.warning("curves are no longer written to %s: %s", self._folder, error)
+            self._writer = None
 
 
 class MLflow:

@@ -24,6 +24,7 @@ from cmir.network.batches import Batch
 from cmir.network.checkpoints import Bundles, Clock
 from cmir.network.checks import can_judge, facts_of, together
 from cmir.network.feed import FeedSettings, TrainingFeed
+from cmir.network.learner import share_weights
 from cmir.network.new_learner import AnyLearner, build_learner
 from cmir.network.pace import Pace
 from cmir.network.pretrained_training import sized_for_towers
@@ -225,6 +226,7 @@ class Loop:
         """
         figures: dict[str, float] = {}
         failure: UnwritableError | None = None
+        share_weights(self.learner.net)
         if self.rank == 0:
             try:
                 with _written_to(self.bundles.uri):

@@ -93,6 +93,7 @@ class TrainSettings(BaseModel):
     @model_validator(mode="after")
     def _divides_what_can_be(self) -> Self:
         check_accumulation(self.objective, self.accumulation_steps)
+        check_precision(self.objective, self.precision)
         return self
 
     @model_validator(mode="after")
@@ -154,6 +155,12 @@ def check_accumulation(objective: Objective, accumulation_steps: int) -> None:
     """Raises ValueError where the objective's step cannot be divided."""
     if objective == "cmirnet" and accumulation_steps > 1:
         raise ValueError("objective cmirnet has batch norm over whole steps, which cannot be divided")
+
+
+def check_precision(objective: Objective, precision: TrainingPrecision) -> None:
+    """Raises ValueError where the objective has no such precision."""
+    if objective == "cmirnet" and precision == "bf16":
+        raise ValueError("objective cmirnet trains in fp32")
 
 
 def is_wanted(preset: Preset, modality: Modality) -> bool:

@@ -17,7 +17,8 @@ class Item:
 
     `key` is the item's own name in the source, `scene_id` what must not be divided between splits, `split` set only
     where the source itself decides it; `population` keeps groups of unlike kinds (scenes, voices) apart when splits are
-    drawn, so that each kind is divided by itself; `num_bytes` estimates the bytes of the largest modality it yields;
+    drawn, so that each kind is divided by itself; `source_uri` is its file and `further_uris` are those it needs
+    besides; `num_bytes` estimates the bytes of the largest modality it yields;
     `detail` is what `rows` needs to read it (picklable).
     """
 
@@ -27,6 +28,7 @@ class Item:
     split: Split | None = None
     population: str = ""
     source_uri: str = ""
+    further_uris: tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

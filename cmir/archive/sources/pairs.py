@@ -65,7 +65,9 @@ class PairsSource:
                 size = 4 * window[2] * window[3] if window else 0
                 key = f"{scene.pan_name}+{scene.ms_name}" + (f"@{window[0]},{window[1]}" if window else "")
                 uri = scene.pan.uri
-                yield Item(key, scene_id, size, source_uri=uri, detail={**detail, "window": window})
+                further = (scene.ms.uri,)
+                detail = {**detail, "window": window}
+                yield Item(key, scene_id, size, source_uri=uri, further_uris=further, detail=detail)
 
     def rows(self, item: Item) -> Iterator[ShardRow]:
         """PAN and MS of one chip; none where either holds nodata. Raises DataError: unreadable, no common ground."""
