@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # make demo                       a generated world, under 8 minutes on 2 cores
-# make demo DATA=<UC Merced dir>  the real set, under 45 minutes
+# make demo DATA=<UC Merced dir>  the real set, about 25 minutes
 demo: $(READY)
 	$(BIN)/cmir demo --output $(OUTPUT) $(if $(DATA),--data $(DATA))
 
