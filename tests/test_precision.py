@@ -5,13 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmir.network.feed import TrainingFeed
-from cmir.network.learner import Learner
-from cmir.network.new_learner import build_learner
 from cmir.network.precision import is_bfloat16
-from cmir.network.training import feed_settings
-from cmir.network.training_data import read_training_data
-from tests.tiny_archives import chip_row, tiny_settings, tone_row, write_archive
+from tests.tiny_archives import chip_row, one_step, tiny_settings, tone_row, write_archive
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -39,13 +34,7 @@ def test_a_step_in_bfloat16_is_the_step_in_float32_but_for_rounding(tmp_path: Pa
     world = write_archive(tmp_path, rows)
     gradients, losses = [], []
     for precision in ("fp32", "bf16"):
-        settings = tiny_settings(precision=precision)
-        data = read_training_data(settings, [world])
-        learner = build_learner(settings, data, CPU)
-        assert isinstance(learner, Learner)
-        feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
-        batch = learner.prepare(feed.batch(0), step=0, fraction=0.0)
-        feed.close()
+        learner, batch = one_step(tiny_settings(precision=precision), world)
         losses.append(learner.step(batch, step=0, fraction=0.0)["loss"])
         gradients.append(torch.cat([p.grad.flatten() for p in learner.net.parameters() if p.grad is not None]))
         assert gradients[-1].dtype == torch.float32

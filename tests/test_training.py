@@ -14,7 +14,7 @@ import torch
 
 from cmir.archive.shards import list_shards
 from cmir.errors import ConfigError
-from cmir.network.augment import ImageAugmentation, VariedBatch
+from cmir.network.augment import ImageAugmentation
 from cmir.network.batches import Batch, ImagePart
 from cmir.network.bundle import load_bundle
 from cmir.network.catalogue import read_catalogue
@@ -28,7 +28,16 @@ from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
 from cmir.network.validation import mean_average_precision, mean_reciprocal_rank
-from tests.tiny_archives import LABELS, chip_row, features_row, nameless_row, tiny_settings, tone_row, write_archive
+from tests.tiny_archives import (
+    LABELS,
+    chip_row,
+    features_row,
+    nameless_row,
+    one_step,
+    tiny_settings,
+    tone_row,
+    write_archive,
+)
 
 CPU = torch.device("cpu")
 
@@ -161,16 +170,6 @@ def test_a_gradient_that_is_no_number_stops_as_well(world: str, monkeypatch: pyt
     for name, tensor in learner.net.state_dict().items():
         if "running" not in name and "num_batches" not in name:  # statistics of batches are not weights
             assert torch.equal(tensor, before[name]), name
-
-
-def one_step(settings: TrainSettings, uri: str) -> tuple[Learner, VariedBatch]:
-    data = read_training_data(settings, [uri])
-    learner = build_learner(settings, data, CPU)
-    assert isinstance(learner, Learner)
-    feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
-    batch = learner.prepare(feed.batch(0), step=0, fraction=0.0)
-    feed.close()
-    return learner, batch
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(world: str) -> None:

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cmir.archive.imagery import raw_media
 from cmir.archive.schema import Media, Modality, ShardRow, Split, make_group_id, make_item_id
 from cmir.archive.shards import ShardFileWriter
 from cmir.archive.speech import pcm_media
-from cmir.network.augment import ImageAugmentation
+from cmir.network.augment import ImageAugmentation, VariedBatch
+from cmir.network.feed import TrainingFeed
+from cmir.network.learner import Learner
+from cmir.network.new_learner import build_learner
+from cmir.network.training import feed_settings
+from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import TrainSettings
 
 LABELS = ("field", "sea", "trees")
@@ -92,3 +98,14 @@ def _spoken(i: int, media: Media, labels: tuple[str, ...]) -> ShardRow:
         source_uri=f"tiny-speech-{i}",
         labels=labels,
     )
+
+
+def one_step(settings: TrainSettings, uri: str) -> tuple[Learner, VariedBatch]:
+    """A new learner of the archive at `uri`, on the CPU, and its first batch, ready for `step`."""
+    data = read_training_data(settings, [uri])
+    learner = build_learner(settings, data, torch.device("cpu"))
+    assert isinstance(learner, Learner)
+    feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings))
+    batch = learner.prepare(feed.batch(0), step=0, fraction=0.0)
+    feed.close()
+    return learner, batch
