@@ -45,6 +45,19 @@ def test_a_file_without_georeference_has_no_place(tmp_path: Path) -> None:
     assert load_raster(path.read_bytes()).georeference is None
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ('LOCAL_CS["a table top",UNIT["metre",1]]', Affine(1, 0, 0, 0, -1, 9)),
+        ("EPSG:4326", Affine(0.1, 0, 0, 0, -0.1, 900)),  # a latitude that there is not
+        ("EPSG:32631", Affine(0, 0, 5, 0, 0, 9)),
+    ],
+)
+def test_a_georeference_that_names_no_place_on_earth_is_none(tmp_path: Path, crs: str, transform: Affine) -> None:
+    path = write_geotiff(tmp_path / "a.tif", np.zeros((1, 4, 4), np.uint8), crs=crs, transform=transform)
+    assert load_raster(path.read_bytes()).georeference is None
+
+
 def test_a_rotated_grid_has_the_footprint_of_its_corners(tmp_path: Path) -> None:
     turned = Affine(0.8, -0.6, 500_000.0, -0.6, -0.8, 5_000_000.0)
     raster = load_raster(

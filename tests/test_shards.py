@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,7 +6,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from cmir.archive import shards
+from cmir.archive import shard_file, shards
 from cmir.archive.schema import SHARD_SCHEMA
 from cmir.archive.shards import ShardFileWriter
 from cmir.errors import DataError
@@ -91,7 +92,7 @@ def test_what_is_no_shard_is_refused_or_told_apart(tmp_path: Path, make_row: Mak
     _write(str(good), [make_row(1)])
     (tmp_path / "set" / "cut.parquet").write_bytes(good.read_bytes()[:-20])
     pq.write_table(pa.table({"x": [1]}), tmp_path / "set" / "other.parquet")
-    with pytest.raises(DataError, match=r"shard is damaged.*cut\.parquet"):
+    with pytest.raises(DataError, match=r"2 shards are damaged.*cut\.parquet.*other\.parquet"):
         shards.list_shards(str(tmp_path / "set"))
     broken: list[tuple[str, DataError]] = []
     assert len(shards.list_shards(str(tmp_path / "set"), broken=broken)) == 1
@@ -111,6 +112,20 @@ def test_damage_inside_a_shard_is_a_data_error_and_absence_an_os_error(tmp_path:
     path.unlink()
     with pytest.raises(FileNotFoundError, match="part"):
         shards.read_piece(piece)
+
+
+def test_a_shard_written_anew_is_not_read_as_what_it_was(tmp_path: Path, make_row: MakeRow) -> None:
+    path = tmp_path / "part.parquet"
+    _write(str(path), [make_row(i) for i in range(3)])
+    (file,) = shards.list_shards(str(tmp_path))
+    (piece,) = shards.pieces(file)
+    assert (file.is_current, piece.version, len(shards.read_piece(piece))) == (True, file.version, 3)
+    _write(str(path), [make_row(i) for i in range(3, 6)])
+    assert not file.is_current
+    with pytest.raises(DataError, match=r"changed while it was read.*start the job again"):
+        shards.read_piece(piece)
+    path.unlink()
+    assert not file.is_current
 
 
 def test_an_aborted_writer_leaves_nothing(tmp_path: Path, make_row: MakeRow) -> None:
@@ -144,6 +159,18 @@ def test_a_shard_is_one_shard_by_whatever_path_and_quarantine_is_never_read(
     assert len({files[0].shard_id for files in found}) == 1
 
 
+def test_all_damaged_shards_are_named_in_one_error(tmp_path: Path) -> None:
+    folder = tmp_path / "rgb" / "train"
+    folder.mkdir(parents=True)
+    for i in range(23):
+        (folder / f"part-{i:05d}.parquet").write_bytes(b"no shard")
+    with pytest.raises(DataError, match="23 shards are damaged: seen") as caught:
+        shards.list_shards(str(tmp_path))
+    assert all(f"part-{i:05d}.parquet" in str(caught.value) for i in range(20))
+    assert "part-00020.parquet" not in str(caught.value)
+    assert "and 3 more" in str(caught.value)
+
+
 def test_a_shard_that_cannot_be_reached_is_not_called_damaged(
     tmp_path: Path, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +185,25 @@ def test_a_shard_that_cannot_be_reached_is_not_called_damaged(
     monkeypatch.setattr(shards.storage, "arrow_filesystem", lambda uri: (Gone(), uri))
     with pytest.raises(DataError, match="shard cannot be reached: seen connection reset"):
         shards.list_shards(str(tmp_path), broken=[])
+
+
+def test_a_footer_larger_than_one_read_gives_the_same_shard(
+    tmp_path: Path, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(str(tmp_path / "part.parquet"), [make_row(1)])
+    content = (tmp_path / "part.parquet").read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    digest = hashlib.sha256(content[-8 - length : -8] + str(len(content)).encode()).hexdigest()[:16]
+    [at_once] = shards.list_shards(str(tmp_path))
+    assert (at_once.version, at_once.row_groups) == (digest, (1,))
+    for num_bytes in (8, length, length + 8):
+        monkeypatch.setattr(shard_file, "_TAIL_BYTES", num_bytes)
+        assert shards.list_shards(str(tmp_path)) == [at_once]
+
+
+def test_modality_and_split_are_known_with_and_without_statistics(tmp_path: Path, make_row: MakeRow) -> None:
+    table = shards.table_of_rows([make_row(1, modality="pan"), make_row(2, modality="pan")], "val")
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=1, write_statistics=False)
+    found = shards.list_shards(str(tmp_path))
+    assert [(file.modality, file.split, file.row_groups) for file in found] == [("pan", "val", (1, 1))] * 2

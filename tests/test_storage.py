@@ -1,7 +1,9 @@
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cmir.archive import storage
 from cmir.errors import ConfigError, DataError
@@ -57,19 +59,6 @@ def test_exists_delete_and_move(tmp_path: Path) -> None:
     assert not storage.exists(target)
 
 
-def test_lance_options_come_from_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    options = storage.lance_options("s3://bucket/gallery")
-    assert options is not None
-    assert options["endpoint"] == "http://127.0.0.1:1"
-    assert options["allow_http"] == "true"
-    assert all(isinstance(value, str) for value in options.values())
-    assert storage.lance_options("/local") is None
-
-
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -114,3 +103,40 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
         storage.list_files("s3://bucket/archive")
     with pytest.raises(OSError, match="s3://bucket/file cannot be written"):
         storage.put_atomic("s3://bucket/file", b"data")
+
+
+class RefusingStore:
+    """Refuses conditional puts as Ceph's gateway does: it does not say which condition failed."""
+
+    def __init__(self, standing: bytes) -> None:
+        self.standing = standing
+
+    def pipe_file(self, uri: str, data: bytes, mode: str) -> None:
+        refusal = {"Error": {"Code": "PreconditionFailed", "Message": None}}
+        raise OSError(22, "None") from ClientError(refusal, "PutObject")  # type: ignore[arg-type]
+
+    def cat_file(self, uri: str) -> bytes:
+        return self.standing
+
+    def invalidate_cache(self) -> None:
+        """There is none."""
+
+
+def test_a_conditional_put_that_lost_is_told_from_one_whose_answer_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "s3fs_filesystem", lambda settings: RefusingStore(b"mine"))
+    storage.put_atomic("s3://bucket/claim", b"mine", if_absent=True)
+    with pytest.raises(FileExistsError, match="s3://bucket/claim"):
+        storage.put_atomic("s3://bucket/claim", b"another's", if_absent=True)
+    with pytest.raises(OSError, match="Errno 22"):
+        storage.put_atomic("s3://bucket/claim", b"mine")
+
+
+def test_what_killed_puts_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    staged, young = tmp_path / ".a.json.x1", tmp_path / ".a.json.x2"
+    for file in (staged, young, tmp_path / "a.json"):
+        file.write_bytes(b"half")
+    for file in (staged, tmp_path / "a.json"):
+        os.utime(file, (0, 0))
+    assert storage.remove_staged(str(tmp_path), timedelta(days=1)) == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".a.json.x2", "a.json"]
+    assert storage.remove_staged(str(tmp_path / "nowhere"), timedelta(0)) == 0

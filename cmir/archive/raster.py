@@ -17,8 +17,10 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
+import rasterio.windows
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rasterio._err import CPLE_BaseError  # what GDAL says where rasterio has no error of its own; public nowhere
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_geom
 
@@ -27,6 +29,7 @@ from cmir.archive.sensors import band_names, band_wavelength, canonical_band
 from cmir.errors import DataError
 
 Pixels = NDArray[Any]
+Window = tuple[int, int, int, int]
 NATIVE_DTYPES: Final = ("uint8", "uint16", "int16", "float32")
 MAX_PIXELS: Final = 64_000_000  # a picture larger than 8,000 x 8,000 is a scene, to be cut by windows, or a bomb
 RASTER_SUFFIXES: Final = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jp2", ".ppm", ".pgm")
@@ -83,11 +86,25 @@ class Raster:
     acquired_at: datetime | None = None
 
 
-def load_raster(data: bytes, *, where: str = "bytes") -> Raster:
-    """Decode a whole raster file. Raises DataError: empty, not an image, cut short, too large."""
+def load_raster(data: bytes, *, where: str = "bytes", window: Window | None = None) -> Raster:
+    """Decode a raster file, or the part of it in a window (column, row, width, height), in pixels.
+
+    Of a tiled TIFF only the tiles that a window touches are read. Raises DataError: empty, not an image, cut short, too
+    large, a window that does not lie inside.
+    """
     if not data:
         raise DataError("image is empty", seen="0 bytes", expected="an image file", where=where)
-    return _load_tiff(data, where) if is_tiff(data) else _load_picture(data, where)
+    return _load_tiff(data, where, window) if is_tiff(data) else _load_picture(data, where, window)
+
+
+def check_window(window: Window, width: int, height: int, where: str) -> None:
+    """Raises DataError where a window is empty or does not lie inside width x height pixels."""
+    column, row, wide, high = window
+    if column < 0 or row < 0 or wide < 1 or high < 1 or column + wide > width or row + high > height:
+        seen = f"{wide} x {high} px from column {column}, row {row}"
+        raise DataError(
+            "window lies outside the image", seen=seen, expected=f"inside {width} x {height} px", where=where
+        )
 
 
 def is_tiff(data: bytes) -> bool:
@@ -140,17 +157,19 @@ def _opened(opener: Callable[[], "rasterio.io.DatasetReader"]) -> "rasterio.io.D
 def _reading(where: str) -> Iterator[None]:
     try:
         yield
-    except (RasterioError, rasterio.errors.CRSError) as error:
+    except (RasterioError, rasterio.errors.CRSError, CPLE_BaseError) as error:
         raise DataError("raster cannot be decoded", seen=_first_line(error), where=where) from error
 
 
 def georeference_of(dataset: "rasterio.io.DatasetReader") -> Georeference | None:
-    """Where a dataset lies, None where it does not say."""
-    if dataset.crs is None or dataset.transform.is_identity:
+    """Where a dataset lies, None where it does not say, or names no place on Earth."""
+    crs, t = dataset.crs, dataset.transform
+    if crs is None or t.is_identity or not (crs.is_geographic or crs.is_projected):
         return None
-    code = dataset.crs.to_epsg()
-    t = dataset.transform
-    return Georeference(f"EPSG:{code}" if code else dataset.crs.to_wkt(), (t.a, t.b, t.c, t.d, t.e, t.f))
+    if not all(map(math.isfinite, t)) or t.determinant == 0 or (crs.is_geographic and abs(t.f) > 90):
+        return None
+    code = crs.to_epsg()
+    return Georeference(f"EPSG:{code}" if code else crs.to_wkt(), (t.a, t.b, t.c, t.d, t.e, t.f))
 
 
 def acquired_at_of(dataset: "rasterio.io.DatasetReader") -> datetime | None:
@@ -177,23 +196,25 @@ def bands_of(dataset: "rasterio.io.DatasetReader", sensor: str | None = None) ->
     return band_names(dataset.count, sensor)
 
 
-def _load_tiff(data: bytes, where: str) -> Raster:
+def _load_tiff(data: bytes, where: str, window: Window | None) -> Raster:
     with open_dataset(data, where) as dataset:
-        _check_size(dataset.width, dataset.height, where)
-        pixels, bands = dataset.read(), bands_of(dataset)
+        column, row, width, height = window or (0, 0, dataset.width, dataset.height)
+        _check_size(width, height, where)
+        check_window((column, row, width, height), dataset.width, dataset.height, where)
+        pixels, bands = dataset.read(window=rasterio.windows.Window(column, row, width, height)), bands_of(dataset)
         if dataset.colorinterp[-1].name == "alpha" and _is_mask(pixels[-1]):
             pixels = pixels[:-1]
             bands = band_names(len(pixels)) if len(pixels) != 3 else bands[:-1]
-        return Raster(
-            to_native(pixels, where), bands, georeference_of(dataset), dataset.nodata, acquired_at_of(dataset)
-        )
+        georeference = georeference_of(dataset)
+        moved = georeference and georeference.moved(column, row)
+        return Raster(to_native(pixels, where), bands, moved, dataset.nodata, acquired_at_of(dataset))
 
 
-def _load_picture(data: bytes, where: str) -> Raster:
+def _load_picture(data: bytes, where: str, window: Window | None) -> Raster:
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(image.width, image.height, where)
-            pixels = np.asarray(_plain_mode(image))
+            pixels = np.asarray(_plain_mode(_cut(image, window, where) if window else image))
     except UnidentifiedImageError as error:
         head = data[:8].hex(" ")
         raise DataError("not an image", seen=f"{len(data)} bytes beginning {head}", where=where) from error
@@ -201,6 +222,12 @@ def _load_picture(data: bytes, where: str) -> Raster:
         raise DataError("image cannot be decoded", seen=_first_line(error), where=where) from error
     stack = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return Raster(np.ascontiguousarray(to_native(stack, where)), band_names(len(stack)))
+
+
+def _cut(image: Image.Image, window: Window, where: str) -> Image.Image:
+    check_window(window, image.width, image.height, where)
+    column, row, width, height = window
+    return image.crop((column, row, column + width, row + height))
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:

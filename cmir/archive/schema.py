@@ -88,7 +88,8 @@ class Media:
     """The bytes of one item and what is needed to read them; what an embedder takes.
 
     `raw` data is C-order pixels (C,H,W), PCM samples (T,) or features (F,), with `dtype` and `shape`; any other
-    encoding is a whole encoded file. `wavelength_nm` holds band centres in nanometres, None where not known.
+    encoding is a whole encoded file. `wavelength_nm` holds band centres in nanometres, None where not known. `window`
+    is the part of an encoded image that is meant, (column, row, width, height) in its pixels; None is all of it.
     """
 
     modality: Modality
@@ -101,6 +102,7 @@ class Media:
     sensor: str | None = None
     gsd_m: float | None = None
     sample_rate_hz: int | None = None
+    window: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cmir.archive import storage
@@ -30,9 +29,11 @@ from cmir.archive.schema import (
     Split,
     content_hash,
 )
+from cmir.archive.shard_file import digest_of, open_parquet, read_file, read_footer, version_of
 from cmir.errors import DataError
 
 ROW_GROUP_BYTES: Final = 64 * 2**20
+_SHARDS_NAMED: Final = 20  # in one error
 SMALL_BYTES: Final = 64 * 2**10  # quarantined bytes up to this size are kept beside the reason
 _DICTIONARY_COLUMNS: Final = [
     *("modality", "split", "encoding", "dtype", "sensor", "scene_class", "crs"),
@@ -62,15 +63,24 @@ class ShardFile:
     split: Split
     version: str
     row_groups: tuple[int, ...]
+    shard_id: str = field(init=False)  # names the place, not the content: 16 hex digits
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shard_id", shard_id_of(self.uri))  # asks the file system: once is enough
 
     @property
     def num_rows(self) -> int:
         return sum(self.row_groups)
 
     @property
-    def shard_id(self) -> str:
-        """Names the place, not the content: 16 hex digits."""
-        return shard_id_of(self.uri)
+    def is_current(self) -> bool:
+        """False where the file is another by now, or gone. Raises OSError where it cannot be reached."""
+        filesystem, path = storage.arrow_filesystem(self.uri)
+        try:
+            with filesystem.open_input_file(path) as file:
+                return version_of(file) == self.version
+        except FileNotFoundError:
+            return False
 
 
 def shard_id_of(uri: str) -> str:
@@ -88,6 +98,11 @@ class Piece:
     shard_id: str
     row_group: int
     num_rows: int
+
+    @property
+    def version(self) -> str:
+        """The version of the shard that was listed."""
+        return self.piece_id.split(".")[1]
 
 
 class ShardFileWriter:
@@ -179,11 +194,19 @@ def list_shards(
         (file.uri, outcome) for file, outcome in zip(chosen, outcomes, strict=True) if isinstance(outcome, DataError)
     ]
     if failures and broken is None:
-        raise failures[0][1]
+        raise failures[0][1] if len(failures) == 1 else _several(failures)
     if broken is not None:
         broken.extend(failures)
     shards = [outcome for outcome in outcomes if isinstance(outcome, ShardFile)]
     return [shard for shard in shards if shard.modality in wanted_modalities and shard.split in wanted_splits]
+
+
+def _several(failures: Sequence[tuple[str, DataError]]) -> DataError:
+    """One error for all damaged shards, of which the first few are named."""
+    named = ", ".join(uri for uri, _ in failures[:_SHARDS_NAMED])
+    more = f" and {len(failures) - _SHARDS_NAMED} more" if len(failures) > _SHARDS_NAMED else ""
+    what, fix = f"{len(failures)} shards are damaged", "make them anew with jobs/shard.py, or take them away"
+    return DataError(what, seen=failures[0][1].seen, expected="whole shards", where=named + more, fix=fix)
 
 
 def pieces(shard: ShardFile) -> list[Piece]:
@@ -200,32 +223,26 @@ def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises DataError where the shard cannot be read or has changed since the piece was listed.
     """
-    table = read_row_group(piece.shard_uri, piece.row_group, columns)
-    if len(table) != piece.num_rows:
-        raise DataError(
-            "shard changed while it was read",
-            seen=f"{len(table)} rows",
-            expected=f"{piece.num_rows} rows",
-            where=f"{piece.shard_uri}, row group {piece.row_group}",
-            fix="start the job again",
-        )
-    return table
+    return read_row_group(piece.shard_uri, piece.row_group, columns, version=piece.version)
 
 
-def read_row_group(shard_uri: str, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """One row group of a shard.
+def read_row_group(
+    shard_uri: str, row_group: int, columns: Sequence[str] | None = None, *, version: str | None = None
+) -> pa.Table:
+    """One row group of a shard, of this version of it where one is given.
 
-    Raises DataError where its bytes can be had but make no table (damaged: the same again would fail again), OSError
-    where storage does not give them.
+    Raises DataError where its bytes can be had but make no table (damaged: the same again would fail again) or are
+    of another version, OSError where storage does not give them.
     """
-    filesystem, path = storage.arrow_filesystem(shard_uri)
-    try:
-        with filesystem.open_input_file(path) as file:
-            return _parquet(file).read_row_group(row_group, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        _read_through(filesystem, path)  # raises the OSError of a place that cannot be read at all
-        where = f"{shard_uri}, row group {row_group}"
-        raise DataError("shard is damaged", seen=f"{type(error).__name__}: {error}", where=where) from error
+    where = f"{shard_uri}, row group {row_group}"
+
+    def read(file: pa.NativeFile) -> pa.Table:
+        if version is not None and (seen := version_of(file)) != version:
+            fix = "start the job again"
+            raise DataError("shard changed while it was read", seen=seen, expected=version, where=where, fix=fix)
+        return open_parquet(file).read_row_group(row_group, columns=columns)
+
+    return read_file(shard_uri, read, where)
 
 
 def medias(table: pa.Table) -> list[Media]:
@@ -270,16 +287,6 @@ def write_quarantine(table: pa.Table, uri: str) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     storage.put_atomic(uri, sink.getvalue().to_pybytes())
-
-
-def _parquet(file: pa.NativeFile) -> pq.ParquetFile:
-    return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
-
-
-def _read_through(filesystem: pafs.FileSystem, path: str) -> None:
-    with filesystem.open_input_stream(path) as stream:
-        while stream.read(2**24):
-            pass
 
 
 def _if_small(data: bytes | None) -> bytes | None:
@@ -327,28 +334,34 @@ def _may_hold(uri: str, modalities: set[str], splits: set[str]) -> bool:
 
 
 def _describe(file: storage.FileInfo) -> ShardFile | DataError:
-    filesystem, path = storage.arrow_filesystem(file.uri)
+    def read(source: pa.NativeFile) -> ShardFile:
+        metadata, footer = read_footer(source, file.num_bytes)
+        columns = metadata.schema.to_arrow_schema()
+        if not columns.equals(SHARD_SCHEMA):
+            seen = f"columns {', '.join(columns.names[:8])}, ..."
+            raise DataError("not a shard of ours", seen=seen, expected="the shard schema", where=file.uri)
+        modality, split = _head_by_statistics(metadata) or _head(source)
+        groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        return ShardFile(file.uri, modality, split, digest_of(footer, file.num_bytes), groups)
+
     try:
-        with filesystem.open_input_file(path) as source:
-            metadata = pq.ParquetFile(source).metadata
-            source.seek(max(0, file.num_bytes - 8))
-            footer_length = int.from_bytes(source.read(4), "little")
-            source.seek(file.num_bytes - 8 - footer_length)
-            footer = source.read(footer_length)
-            if not metadata.schema.to_arrow_schema().equals(SHARD_SCHEMA):
-                seen = f"columns {', '.join(metadata.schema.to_arrow_schema().names[:8])}, ..."
-                return DataError("not a shard of ours", seen=seen, expected="the shard schema", where=file.uri)
-            head = _head(source)
-    except (OSError, pa.ArrowException) as error:
-        try:
-            _read_through(filesystem, path)
-        except OSError as unreachable:  # nothing is known of its rows: not a damaged shard, but a missing input
-            fix = "see to it that the place can be read, and start again"
-            raise DataError("shard cannot be reached", seen=unreachable, where=file.uri, fix=fix) from unreachable
-        return DataError("shard is damaged", seen=f"{type(error).__name__}: {error}", where=file.uri)
-    version = hashlib.sha256(footer + str(file.num_bytes).encode()).hexdigest()[:16]
-    groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    return ShardFile(file.uri, head[0], head[1], version, groups)
+        return read_file(file.uri, read, file.uri)
+    except DataError as error:
+        return error
+    except OSError as unreachable:  # nothing is known of its rows: not a damaged shard, but a missing input
+        fix = "see to it that the place can be read, and start again"
+        raise DataError("shard cannot be reached", seen=unreachable, where=file.uri, fix=fix) from unreachable
+
+
+def _head_by_statistics(metadata: pq.FileMetaData) -> tuple[Modality, Split] | None:
+    """Modality and split where the footer tells that the first row group has one of each."""
+    if not metadata.num_row_groups:
+        return None
+    group = metadata.row_group(0)  # its first leaf columns are those of the schema, none of them nested
+    told = [group.column(SHARD_SCHEMA.get_field_index(name)).statistics for name in ("modality", "split")]
+    if any(one is None or not one.has_min_max or one.min != one.max for one in told):
+        return None
+    return cast(Modality, told[0].min), cast(Split, told[1].min)
 
 
 def _head(source: pa.NativeFile) -> tuple[Modality, Split]:

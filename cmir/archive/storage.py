@@ -1,8 +1,8 @@
-"""A URI (local path, file:// or s3://) becomes bytes, listings, filesystems; one mapper of credentials for all.
+"""A URI (local path, file:// or s3://) becomes bytes, listings, filesystems.
 
 Two decisions: s3fs lists and puts (it has conditional puts and retries), pyarrow's own filesystem reads Parquet (it
-prefetches column chunks natively); both, and Lance, are configured here from the usual AWS_* variables. A put is whole
-or not at all: locally a temporary file that is renamed, on S3 one put.
+prefetches column chunks natively). A put is whole or not at all: locally a temporary file that is renamed, on S3 one
+put.
 """
 
 import contextlib
@@ -11,17 +11,18 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 import pyarrow.fs as pafs
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from cmir.archive.object_store import S3Settings, arrow_s3, s3fs_filesystem
 from cmir.errors import ConfigError, DataError
 
 _SCHEME: Final = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -33,28 +34,6 @@ class FileInfo:
 
     uri: str
     num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class S3Settings:
-    """What the AWS_* variables say, read once per use so that a worker sees its own environment."""
-
-    endpoint_url: str | None
-    region: str
-    access_key_id: str | None
-    secret_access_key: str | None
-    session_token: str | None
-
-    @classmethod
-    def from_environment(cls) -> "S3Settings":
-        env = os.environ
-        return cls(
-            endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None,
-            region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
-            access_key_id=env.get("AWS_ACCESS_KEY_ID"),
-            secret_access_key=env.get("AWS_SECRET_ACCESS_KEY"),
-            session_token=env.get("AWS_SESSION_TOKEN"),
-        )
 
 
 def is_s3(uri: str) -> bool:
@@ -105,7 +84,7 @@ def exists(uri: str) -> bool:
         if not is_s3(uri):
             path = local_path(uri)
             return path.is_file() or (path.is_dir() and any(path.iterdir()))
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         filesystem.invalidate_cache()
         return bool(filesystem.exists(uri))
 
@@ -119,7 +98,7 @@ def list_files(uri: str, suffix: str = "") -> list[FileInfo]:
     with _named(uri):
         if not is_s3(uri):
             return _list_local(local_path(uri), uri, suffix)
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         filesystem.invalidate_cache()
         found = filesystem.find(uri, detail=True)
     if not found:
@@ -133,7 +112,7 @@ def read_bytes(uri: str) -> bytes:
     with _named(uri):
         if not is_s3(uri):
             return local_path(uri).read_bytes()
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         return bytes(filesystem.cat_file(uri))
 
 
@@ -142,7 +121,7 @@ def open_input(uri: str) -> BinaryIO:
     with _named(uri):
         if not is_s3(uri):
             return local_path(uri).open("rb")
-        return cast(BinaryIO, _s3fs(S3Settings.from_environment()).open(uri, "rb"))
+        return cast(BinaryIO, s3fs_filesystem(S3Settings.from_environment()).open(uri, "rb"))
 
 
 def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
@@ -151,35 +130,28 @@ def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
     Raises FileExistsError when `if_absent` loses the race, OSError when the place cannot be written.
     """
     if is_s3(uri):
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         try:
             with _written(uri):
                 filesystem.pipe_file(uri, data, mode="create" if if_absent else "overwrite")
-        except FileExistsError as error:
-            raise FileExistsError(errno.EEXIST, "stands already", uri) from error
+        except OSError as error:
+            if not (if_absent and _stood_before(error)):
+                raise
+            if filesystem.cat_file(uri) != data:  # else it is this very put, of which the answer was lost
+                raise FileExistsError(errno.EEXIST, "stands already", uri) from error
         filesystem.invalidate_cache()
         return
     path = local_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        staged = Path(temporary.name)
-        try:
-            temporary.write(data)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            staged.chmod(0o644)
-            if if_absent:
-                os.link(staged, path)
-            else:
-                staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
+    try:
+        _put_local(path, data, if_absent)
+    except OSError as error:  # a full disk, for one, does not say which
+        raise OSError(error.errno, error.strerror, uri) from error
 
 
 def upload(local: Path, uri: str) -> None:
     """Put a local file at a URI, whole or not at all, without holding it in memory. Raises OSError where it cannot."""
     if is_s3(uri):
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         with _written(uri):
             filesystem.put_file(str(local), uri)
         filesystem.invalidate_cache()
@@ -194,10 +166,24 @@ def upload(local: Path, uri: str) -> None:
         staged.unlink(missing_ok=True)
 
 
+def remove_staged(uri: str, older_than: timedelta) -> int:
+    """Remove what puts that were killed left in a folder; returns how many bytes. On S3 there is nothing to remove."""
+    if is_s3(uri) or not local_path(uri).is_dir():
+        return 0
+    num_bytes = 0
+    for path in local_path(uri).glob(".*"):
+        with contextlib.suppress(FileNotFoundError):  # put in its place meanwhile
+            found = path.lstat()
+            if path.is_file() and time.time() - found.st_mtime > older_than.total_seconds():
+                path.unlink()
+                num_bytes += found.st_size
+    return num_bytes
+
+
 def delete_tree(uri: str) -> None:
     """Remove a file or a folder with all in it; nothing there is no error."""
     if is_s3(uri):
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         filesystem.invalidate_cache()
         if filesystem.exists(uri):
             filesystem.rm(uri, recursive=True)
@@ -212,7 +198,7 @@ def delete_tree(uri: str) -> None:
 def move_tree(source_uri: str, target_uri: str) -> None:
     """Move a folder: a rename locally; on S3 server-side copies, then removal of the source."""
     if is_s3(source_uri):
-        filesystem = _s3fs(S3Settings.from_environment())
+        filesystem = s3fs_filesystem(S3Settings.from_environment())
         for file in list_files(source_uri):
             filesystem.copy(file.uri, join(target_uri, file.uri[len(source_uri.rstrip("/")) + 1 :]))
         delete_tree(source_uri)
@@ -234,7 +220,7 @@ def local_copy(uri: str) -> Iterator[Path]:
             raise DataError("input not found", seen="nothing", expected="a file or folder", where=uri)
         yield path
         return
-    filesystem = _s3fs(S3Settings.from_environment())
+    filesystem = s3fs_filesystem(S3Settings.from_environment())
     with tempfile.TemporaryDirectory(prefix="cmir-") as folder:
         target = Path(folder) / name_of(uri)
         with _named(uri):
@@ -246,23 +232,38 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """pyarrow's native filesystem for a URI and the path inside it."""
     if not is_s3(uri):
         return pafs.LocalFileSystem(), str(local_path(uri))
-    return _arrow_s3(S3Settings.from_environment()), uri.removeprefix("s3://")
+    return arrow_s3(S3Settings.from_environment()), uri.removeprefix("s3://")
 
 
 def lance_options(uri: str) -> dict[str, str] | None:
     """Lance's storage_options for a URI (all strings); None for local places."""
     if not is_s3(uri):
         return None
-    settings = S3Settings.from_environment()
-    options = {
-        "region": settings.region,
-        "endpoint": settings.endpoint_url,
-        "access_key_id": settings.access_key_id,
-        "secret_access_key": settings.secret_access_key,
-        "session_token": settings.session_token,
-        "allow_http": "true" if (settings.endpoint_url or "").startswith("http://") else None,
-    }
-    return {key: value for key, value in options.items() if value is not None}
+    return S3Settings.from_environment().lance_options()
+
+
+def _stood_before(error: OSError) -> bool:
+    """True for a conditional put that lost; not every store says which condition failed."""
+    cause = error.__cause__
+    is_refused = isinstance(cause, ClientError) and cause.response["Error"].get("Code") in ("PreconditionFailed", "412")
+    return isinstance(error, FileExistsError) or is_refused
+
+
+def _put_local(path: Path, data: bytes, if_absent: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        staged = Path(temporary.name)
+        try:
+            temporary.write(data)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            staged.chmod(0o644)
+            if if_absent:
+                os.link(staged, path)
+            else:
+                staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def _list_local(path: Path, uri: str, suffix: str) -> list[FileInfo]:
@@ -319,29 +320,3 @@ def _written(uri: str) -> Iterator[None]:
         yield
     except BotoCoreError as error:
         raise OSError(f"{uri} cannot be written: {error}") from error
-
-
-@lru_cache(maxsize=4)
-def _s3fs(settings: S3Settings) -> "fsspec.AbstractFileSystem":
-    return fsspec.filesystem(
-        "s3",
-        key=settings.access_key_id,
-        secret=settings.secret_access_key,
-        token=settings.session_token,
-        use_listings_cache=False,
-        client_kwargs={"endpoint_url": settings.endpoint_url, "region_name": settings.region},
-    )
-
-
-@lru_cache(maxsize=4)
-def _arrow_s3(settings: S3Settings) -> pafs.FileSystem:
-    # Stores other than AWS refuse the checksum trailers that the bundled SDK adds unless told not to.
-    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
-        os.environ.setdefault(name, "when_required")
-    return pafs.S3FileSystem(
-        access_key=settings.access_key_id,
-        secret_key=settings.secret_access_key,
-        session_token=settings.session_token,
-        region=settings.region,
-        endpoint_override=settings.endpoint_url,
-    )

@@ -31,18 +31,25 @@ def _job(capsys: pytest.CaptureFixture[str], module: Any, config_type: Any, *arg
 def test_the_path_from_source_to_search_on_an_object_store(
     s3_bucket: str, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    check_path_from_source_to_search(s3_bucket, capsys)
+
+
+def test_conditional_puts_and_outputs_hold_on_an_object_store(s3_bucket: str) -> None:
+    check_conditional_puts_and_outputs(s3_bucket)
+
+
+def check_path_from_source_to_search(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images become shards, a gallery, an index and an answer, every URI in the bucket."""
     for i in range(12):
         buffer = io.BytesIO()
         pixels = np.random.default_rng(i).integers(0, 255, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "PNG")
-        storage.put_atomic(f"{s3_bucket}/in/kind{i % 2}/{i}.png", buffer.getvalue())
-    storage.put_atomic(f"{s3_bucket}/in/kind0/bad.png", b"not an image")
-    bundle = make_tiny_bundle(f"{s3_bucket}/bundle")
-    archive, gallery = f"{s3_bucket}/archive", f"{s3_bucket}/gallery"
+        storage.put_atomic(f"{bucket}/in/kind{i % 2}/{i}.png", buffer.getvalue())
+    storage.put_atomic(f"{bucket}/in/kind0/bad.png", b"not an image")
+    bundle = make_tiny_bundle(f"{bucket}/bundle")
+    archive, gallery = f"{bucket}/archive", f"{bucket}/gallery"
 
-    line = _job(
-        capsys, shard, shard.ShardConfig, "--source", "folder", "--input", f"{s3_bucket}/in", "--output", archive
-    )
+    line = _job(capsys, shard, shard.ShardConfig, "--source", "folder", "--input", f"{bucket}/in", "--output", archive)
     assert (line["num_rows_committed"], line["num_rows_quarantined"]) == (12, 1)
     flags = ("--bundle", bundle, "--shards", archive, "--gallery", gallery)
     assert _job(capsys, embed, embed.EmbedConfig, *flags)["num_rows_committed"] == 12
@@ -59,14 +66,15 @@ def test_the_path_from_source_to_search_on_an_object_store(
     assert searcher.thumbnail(item_id)
 
 
-def test_conditional_puts_and_outputs_hold_on_an_object_store(s3_bucket: str) -> None:
-    uri = f"{s3_bucket}/pointer.json"
+def check_conditional_puts_and_outputs(bucket: str) -> None:
+    """One of several puts wins, and an output is replaced whole."""
+    uri = f"{bucket}/pointer.json"
     storage.put_atomic(uri, b"1", if_absent=True)
     with pytest.raises(FileExistsError, match=r"pointer\.json"):
         storage.put_atomic(uri, b"2", if_absent=True)
     assert storage.read_bytes(uri) == b"1"
 
-    place = f"{s3_bucket}/out"
+    place = f"{bucket}/out"
     for content, overwrite in ((b"old", False), (b"new", True)):
         output = Output.claim(place, {}, overwrite=overwrite)
         storage.put_atomic(f"{output.working_uri}/result", content)
