@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cmir.loopback import HOST, free_port
 from jobs import signals
@@ -73,16 +71,3 @@ def _outcome(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:  # the worker's own error says it better than Ray's wrapping of it
         raise error.cause from error
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr: what, done of all, time taken and left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -31,6 +31,7 @@ class Tally:
 @dataclass
 class _Gathered:
     pieces: list[CommittedPiece] = field(default_factory=list)
+    thumbnails: dict[str, pa.Table] = field(default_factory=dict)
     num_bytes: int = 0
     since_s: float = 0.0
 
@@ -76,31 +77,29 @@ class Committer:
                 continue
             is_open = item is not None
             if item is not None and self._error is None:
-                self._gather(gathered, *item)
+                _gather(gathered, *item)
             if not is_open or gathered.num_bytes >= COMMIT_BYTES:
                 gathered = self._commit(gathered)
-
-    def _gather(self, gathered: _Gathered, piece: CommittedPiece, thumbnails: pa.Table) -> None:
-        try:
-            if len(thumbnails):
-                self._gallery.add_thumbnails(thumbnails)  # before the rows that show them
-        except Exception as error:  # the border of a thread, as below
-            self._error = error
-            return
-        if not gathered.pieces:
-            gathered.since_s = time.monotonic()
-        gathered.pieces.append(piece)
-        gathered.num_bytes += piece.rows.nbytes
 
     def _commit(self, gathered: _Gathered) -> _Gathered:
         """Commit what has gathered; returns an empty gathering."""
         if gathered.pieces and self._error is None:
             try:
+                self._gallery.add_thumbnails(gathered.thumbnails)  # before the rows that show them
                 report = self._table.commit(gathered.pieces)
+                self.tally.num_rows_committed += report.num_rows
+                self.tally.num_rows_beaten += sum(len(piece.rows) for piece in gathered.pieces) - report.num_rows
+                self.tally.num_rows_quarantined += sum(piece.num_quarantined for piece in gathered.pieces)
+                self._gallery.merge_thumbnails()
+                self._table.merge()
             except Exception as error:  # the border of a thread: it is raised again where pieces are put
                 self._error = error
-                return _Gathered()
-            self.tally.num_rows_committed += report.num_rows
-            self.tally.num_rows_beaten += sum(len(piece.rows) for piece in gathered.pieces) - report.num_rows
-            self.tally.num_rows_quarantined += sum(piece.num_quarantined for piece in gathered.pieces)
         return _Gathered()
+
+
+def _gather(gathered: _Gathered, piece: CommittedPiece, thumbnails: pa.Table) -> None:
+    if not gathered.pieces:
+        gathered.since_s = time.monotonic()
+    gathered.pieces.append(piece)
+    gathered.thumbnails[piece.piece_id] = thumbnails
+    gathered.num_bytes += piece.rows.nbytes + thumbnails.nbytes

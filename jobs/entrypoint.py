@@ -8,6 +8,7 @@ Logs and progress go to stderr; stdout carries one JSON object, last.
 import contextlib
 import difflib
 import errno
+import importlib
 import inspect
 import json
 import logging
@@ -147,18 +148,26 @@ def _run_command(
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the commands of a job that has several: its settings and what runs."""
+    """One of the commands of a job that has several: the module whose `run` it is, and the settings' class there.
 
-    config_type: type[JobConfig]
-    run: Callable[[Any], JobResult]
+    Imported when it is chosen, so that one which needs no Ray runs where there is none.
+    """
+
+    module: str
+    config_name: str
+
+    def load(self) -> tuple[type[JobConfig], Callable[[Any], JobResult]]:
+        """The settings' class and what runs."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.config_name), module.run
 
 
 def run_choice(job: str, choices: Mapping[str, Choice], arguments: list[str]) -> int:
     """As `run_command`, of the choice that the first argument names."""
     name = arguments[0] if arguments else "nothing"
     if name in choices:
-        chosen = choices[name]
-        return run_command(job, chosen.config_type, chosen.run, arguments[1:], program=f"{job}.py {name}")
+        config_type, run = choices[name].load()
+        return run_command(job, config_type, run, arguments[1:], program=f"{job}.py {name}")
     usage = f"{job}.py {'|'.join(choices)} [flags]; {job}.py {next(iter(choices))} --help lists its flags"
     if name in ("--help", "-h"):
         print(usage)

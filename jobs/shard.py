@@ -20,6 +20,7 @@ from cmir.archive.vocabulary import UCMERCED_LABELS, parse_labels, spoken_forms
 from cmir.errors import DataError
 from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
+from jobs.progress import PieceProgress
 
 SourceName = Literal["ucmerced", "dsrsid", "pairs", "wald", "folder", "speech", "features", "tts", "synthetic"]
 
@@ -141,7 +142,7 @@ def run(config: ShardConfig) -> JobResult:
     done = [summary for task in tasks if (summary := intake.read_summary(output.working_uri, task))]
     num_skipped = sum(summary.num_rows_committed for summary in done)
     intake.drop_tasks_from(output.working_uri, len(tasks))
-    summaries = _write(source, tasks, output.working_uri)
+    summaries = _write(source, tasks, [summary.index for summary in done], output.working_uri)
     num_committed = sum(summary.num_rows_committed for summary in summaries)
     num_quarantined = sum(summary.num_quarantined for summary in summaries)
     counts: dict[str, int | float] = {
@@ -159,16 +160,26 @@ def run(config: ShardConfig) -> JobResult:
     return JobResult({"archive": output.uri}, counts)
 
 
-def _write(source: Source, tasks: list[intake.Task], working_uri: str) -> list[intake.TaskSummary]:
+def _write(source: Source, tasks: list[intake.Task], done: list[int], working_uri: str) -> list[intake.TaskSummary]:
+    """Summaries of all tasks; those of index `done` an earlier run has finished, which takes no time now."""
     cluster.connect()
     summaries: list[intake.TaskSummary] = []
-    with cluster.progress_bar() as bar:
-        line = bar.add_task("shard", total=sum(len(task.items) for task in tasks), note="items")
-        sizes = {task.index: len(task.items) for task in tasks}
+    fresh: list[intake.TaskSummary] = []
+    sizes = {task.index: len(task.items) for task in tasks if task.index not in done}
+    progress = PieceProgress(
+        "shard",
+        num_rows=sum(sizes.values()),
+        num_pieces=len(tasks),
+        num_pieces_skipped=len(done),
+        outcome=lambda: (sum(one.num_rows_committed for one in fresh), sum(one.num_quarantined for one in fresh)),
+    )
+    with progress:
         calls = ((source, task, working_uri) for task in tasks)
         for summary in cluster.map_unordered(intake.write_task, calls, max_in_flight=2 * cluster.num_cpus()):
             summaries.append(summary)
-            bar.advance(line, sizes[summary.index])
+            if summary.index in sizes:
+                fresh.append(summary)
+                progress.advance(sizes[summary.index])
     return summaries
 
 

@@ -127,3 +127,17 @@ def test_add_absent_of_nothing_commits_nothing(tmp_path: Path) -> None:
     version = commits.open_table(uri).version
     empty: pa.Table = ROWS.schema.empty_table()
     assert commits.add_absent(uri, lambda dataset: Addition((), empty)).version == version
+
+
+def test_commit_whose_answer_was_lost_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that did as asked but could not say so is asked again, and then tells of a conflict."""
+    uri, commit = filled(tmp_path, 1), commits._commit
+
+    def unanswered(dataset: lance.LanceDataset, new: list) -> lance.LanceDataset:
+        commit(dataset, new)
+        raise OSError("Commit conflict for version 3")
+
+    monkeypatch.setattr(commits, "_commit", unanswered)
+    looks = []
+    committed = commits.add_absent(uri, lambda dataset: looks.append(1) or Addition(("b",), ROWS))
+    assert (committed.count_rows(), len(looks)) == (160, 1)

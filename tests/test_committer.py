@@ -18,6 +18,7 @@ class Table:
 
     def __init__(self, beaten: frozenset[str] = frozenset(), error: Exception | None = None) -> None:
         self.commits: list[list[str]] = []
+        self.num_merges = 0
         self.beaten, self.error, self.threads = beaten, error, set[str]()
 
     def commit(self, pieces: list[CommittedPiece]) -> CommitReport:
@@ -28,16 +29,23 @@ class Table:
         new = [piece for piece in pieces if piece.piece_id not in self.beaten]
         return CommitReport(sum(len(piece.rows) for piece in new), len(new), len(pieces) - len(new), 1)
 
+    def merge(self) -> None:
+        self.num_merges += 1
+
 
 class Gallery:
-    """Stands in for a Gallery: remembers how many thumbnails came before which commit."""
+    """Stands in for a Gallery: remembers the pieces of every addition of thumbnails."""
 
     def __init__(self) -> None:
-        self.num_thumbnails = 0
+        self.additions: list[list[str]] = []
+        self.num_merges = 0
 
-    def add_thumbnails(self, thumbnails: pa.Table) -> int:
-        self.num_thumbnails += len(thumbnails)
-        return len(thumbnails)
+    def add_thumbnails(self, pieces: dict[str, pa.Table]) -> int:
+        self.additions.append(list(pieces))
+        return sum(map(len, pieces.values()))
+
+    def merge_thumbnails(self) -> None:
+        self.num_merges += 1
 
 
 def _piece(i: int, num_rows: int = 3, num_quarantined: int = 1) -> CommittedPiece:
@@ -60,6 +68,15 @@ def test_everything_is_committed_together_at_the_end_and_counted() -> None:
     assert table.threads == {"cmir-commit"}
 
 
+def test_thumbnails_of_a_commit_are_added_together() -> None:
+    gallery, table = Gallery(), Table()
+    with Committer(gallery, table, interval_s=60) as committer:  # type: ignore[arg-type]
+        for i in range(3):
+            committer.put(_piece(i), EMPTY)
+    assert gallery.additions == table.commits == [[piece_name("a", i) for i in range(3)]]
+    assert (gallery.num_merges, table.num_merges) == (1, 1)
+
+
 def test_a_finished_piece_does_not_wait_for_the_next_one() -> None:
     table = Table()
     with _committer(table, interval_s=0.05) as committer:
@@ -70,6 +87,17 @@ def test_a_finished_piece_does_not_wait_for_the_next_one() -> None:
         assert table.commits == [[piece_name("a", 0)]]
         committer.put(_piece(1), EMPTY)
     assert table.commits == [[piece_name("a", 0)], [piece_name("a", 1)]]
+
+
+def test_thumbnails_of_many_pieces_are_added_at_once_before_their_rows() -> None:
+    gallery, table, seen = Gallery(), Table(), []
+    thumbnail = pa.Table.from_pylist([{"item_id": "a", "webp": b"x"}], schema=THUMBNAIL_SCHEMA)
+    gallery.add_thumbnails = lambda thumbnails: seen.append((len(thumbnails), len(table.commits)))  # type: ignore[assignment, method-assign, return-value]
+    with Committer(gallery, table, interval_s=60.0) as committer:  # type: ignore[arg-type]
+        for i in range(4):
+            committer.put(_piece(i), thumbnail)
+    assert seen == [(4, 0)]
+    assert len(table.commits) == 1
 
 
 @pytest.mark.parametrize("error", [GalleryError("no room"), OSError("no room"), RuntimeError("no room")])

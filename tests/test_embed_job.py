@@ -164,6 +164,12 @@ def test_what_cannot_be_embedded_is_refused_before_work(
     code, line = _job(capsys, *given, "--gallery", str(tmp_path / "file"))
     assert code == 2
     assert "a file stands where the gallery would be" in line["error"]
+    for place, what in ((archive, "an archive"), (tiny_bundle, "a bundle")):
+        before = sorted(path.name for path in Path(place).iterdir())
+        code, line = _job(capsys, *given, "--gallery", str(place))
+        assert code == 2
+        assert f"{what} stands where the gallery would be" in line["error"]
+        assert sorted(path.name for path in Path(place).iterdir()) == before
 
 
 def test_two_bundles_are_two_spaces_of_one_gallery(

@@ -51,6 +51,8 @@ def test_publish_makes_the_gallery_searchable(tmp_path: Path, job: Job) -> None:
     assert line["index"] == {"kind": "exact", "params": {}}
     assert line["outputs"]["pointer"] == f"{tmp_path}/published.json"
     assert "recall@10" in job.error
+    tuned = json.loads((tmp_path / "published.json").read_bytes())["tuning"]
+    assert (tuned["target_recall"], tuned["recall_by_case"], len(tuned["tried"])) == (0.99, {"ms_to_ms": 1.0}, 1)
     assert Searcher.open(str(tmp_path)).search(vector_of("a-0-3")[None], k=1)[0][0].item_id == "a-0-3"
 
 
@@ -114,6 +116,7 @@ def test_recall_below_target_is_not_published(tmp_path: Path, job: Job, monkeypa
     code, line = job("--gallery", str(tmp_path), "--publish", "--no-build", "--target-recall", "0.99")
     assert (code, line["status"]) == (1, "failed")
     assert "recall below target" in line["error"]
+    assert "(ms_to_ms" in line["error"], "names the case that misses"
     assert publish.find_pointer(str(tmp_path)) is None
     code, line = job("--gallery", str(tmp_path), "--publish", "--no-build", "--target-recall", "0.05")
     assert code == 0

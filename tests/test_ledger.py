@@ -43,7 +43,7 @@ def test_ledger_survives_compaction_and_clean_up(tmp_path: Path) -> None:
 def test_index_of_pieces_follows_additions_deletions_and_compaction(tmp_path: Path) -> None:
     space, index = space_at(tmp_path), PieceIndex()
     names = [piece_name("a", i) for i in range(4)]
-    assert index.at(space.dataset()) == frozenset()
+    assert index.at(space.dataset()) == set()
     for i, name in enumerate(names):
         space.commit([committed(name, 3)])
         assert index.at(space.dataset()) == set(names[: i + 1])
@@ -52,6 +52,23 @@ def test_index_of_pieces_follows_additions_deletions_and_compaction(tmp_path: Pa
     space.dataset().delete(f"piece_id = '{names[1]}'")
     assert index.at(space.dataset()) == {names[0], names[2], names[3]}
     assert index.at(commits.open_table(space.uri, 2)) == {names[0]}
+
+
+def test_index_of_pieces_reads_only_what_is_new_or_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space, index, read = space_at(tmp_path), PieceIndex(), list[int]()
+    hold = PieceIndex._hold
+    monkeypatch.setattr(PieceIndex, "_hold", lambda self, batch: (read.append(len(batch)), hold(self, batch))[1])
+    names = [piece_name("a", i) for i in range(4)]
+    space.commit([committed(name, 3) for name in names[:2]])
+    space.commit([committed(name, 5) for name in names[2:]])
+    assert index.at(space.dataset()) == set(names)
+    space.dataset().delete(f"piece_id = '{names[3]}'")
+    space.commit([committed(piece_name("b", 0), 7)])
+    read.clear()
+    assert index.at(space.dataset()) == {*names[:3], piece_name("b", 0)}
+    assert sorted(read) == [5, 7]
+    assert index.at(space.dataset()) == {*names[:3], piece_name("b", 0)}
+    assert sorted(read) == [5, 7]
 
 
 def test_entry_written_twice_counts_once_and_the_newest_holds(tmp_path: Path) -> None:

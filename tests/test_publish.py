@@ -1,7 +1,8 @@
 """Publish, roll back, and readers in between: always whole answers of one version."""
 
 import json
-import threading
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from cmir.archive import storage
 from cmir.errors import GalleryError
 from cmir.gallery import commits, publish
-from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings
+from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings, TriedWay, Tuning
 from cmir.gallery.search import Searcher
 from cmir.gallery.table import CommittedPiece, Gallery
+from tests import gallery_readers
 from tests.gallery_rows import DIM, SPACE, VERSION_2, piece_name, piece_rows, vector_of
 
 
@@ -39,11 +41,11 @@ def test_pointer_has_the_fields_of_the_contract(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "published.json").read_bytes())
     assert list(content) == [
         *("sequence", "space_id", "table", "table_version", "tag", "index", "search", "recall_at_10"),
-        *("bundle_uri", "published_at", "previous"),
+        *("bundle_uri", "published_at", "tuning", "previous"),
     ]
     assert (content["sequence"], content["space_id"], content["table"]) == (1, SPACE, SPACE)
     assert content["index"] == {"kind": "IVF_FLAT", "params": {"num_partitions": 4}}
-    assert content["search"] == {"nprobes": 2, "refine_factor": None}
+    assert content["search"] == {"nprobes": 2, "refine_factor": None, "filtered_nprobes": None}
     assert content["bundle_uri"] == storage.absolute(f"bundle-{SPACE}")
     assert content["previous"] == []
     tagged = commits.open_table(str(tmp_path / f"{SPACE}.lance"), content["tag"])
@@ -71,6 +73,30 @@ def test_only_so_many_predecessors_are_kept(tmp_path: Path) -> None:
     assert [entry.sequence for entry in pointer.previous] == list(range(10, 2, -1))
 
 
+def test_what_tuning_saw_is_kept_and_its_trials_only_of_what_is_served(tmp_path: Path) -> None:
+    version = commit(tmp_path, SPACE, piece_name("a", 0))
+    ways = {"index": IndexSettings(), "search": SearchSettings()}
+    times = {"latency_ms": 1.5, "latency_filtered_ms": None}
+    tried = (TriedWay(**ways, **times, recall_at_10=1.0, worst_case="ms_to_ms", build_s=0.0),)
+    recalls, filters = {"ms_to_ms": 1.0}, {"ms, 1% of rows": "sensor = 'x'"}
+    tuned = Tuning(target_recall=0.99, num_queries=3, **times, recall_by_case=recalls, filters=filters, tried=tried)
+    publish.publish(str(tmp_path), SPACE, table_version=version, recall_at_10=1.0, tuning=tuned, **ways)
+    assert publish.read_pointer(str(tmp_path)).tuning == tuned
+    publish_version(tmp_path, version)
+    pointer = publish.read_pointer(str(tmp_path))
+    assert pointer.tuning is None
+    assert pointer.previous[0].tuning == tuned.model_copy(update={"tried": ()})
+    assert publish.rollback(str(tmp_path)).tuning == pointer.previous[0].tuning
+
+
+def test_a_pointer_written_before_tuning_was_kept_is_read(tmp_path: Path) -> None:
+    publish_version(tmp_path, commit(tmp_path, SPACE, piece_name("a", 0)))
+    content = json.loads((tmp_path / "published.json").read_bytes())
+    del content["tuning"], content["search"]["filtered_nprobes"]
+    (tmp_path / "published.json").write_text(json.dumps(content))
+    assert Searcher.open(str(tmp_path)).search(vector_of("a-0-1")[None], k=1)[0][0].item_id == "a-0-1"
+
+
 def test_refused_publish_leaves_the_old_pointer(tmp_path: Path) -> None:
     old = publish_version(tmp_path, commit(tmp_path, SPACE, piece_name("a", 0)))
     half = commit(tmp_path, SPACE, piece_name("a", 0, VERSION_2))
@@ -80,7 +106,8 @@ def test_refused_publish_leaves_the_old_pointer(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="nothing to publish"):
         publish_version(tmp_path, 1, "s2")
     assert publish.read_pointer(str(tmp_path)) == old
-    Gallery.open(str(tmp_path)).space(SPACE).drop_stale({"a": VERSION_2})
+    late = Gallery.open(str(tmp_path)).space(SPACE)
+    late.drop(late.stale_pieces({"a": VERSION_2}))
     newest = Gallery.open(str(tmp_path)).space(SPACE).dataset().version
     assert publish_version(tmp_path, newest).sequence == 2
 
@@ -96,35 +123,56 @@ def test_unpublished_and_damaged_pointers_are_told_apart(tmp_path: Path) -> None
 
 
 def test_readers_see_only_whole_answers_of_one_space(tmp_path: Path) -> None:
-    """Fifty publishes and rollbacks between two spaces while two threads search."""
-    versions = {name: commit(tmp_path, name, *(piece_name(name, i) for i in range(2))) for name in ("s1", "s2")}
-    publish_version(tmp_path, versions["s1"], "s1")
-    stop, seen, wrong = threading.Event(), set(), []
+    """Fifty publishes and rollbacks between the spaces of two bundles, while two threads and two processes search.
 
-    def read() -> None:
-        searcher = Searcher.open(str(tmp_path))
-        while not stop.is_set():
-            searcher = searcher.refresh()
-            hits = searcher.search(vector_of("x")[None], k=10)[0]
-            seen.add(searcher.space_id)
-            if len(hits) != 6 or not all(hit.item_id.startswith(searcher.space_id + "-") for hit in hits):
-                wrong.append(hits)
+    One space is searched exactly, the other by an index of which a part of the rows is not indexed.
+    """
+    uri = str(tmp_path)
+    versions = {name: commit(tmp_path, name, *(piece_name(name, i) for i in range(5))) for name in ("s1", "s2")}
+    dataset = Gallery.open(uri).space("s2").dataset()
+    dataset.create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=2)
+    versions["s2"] = commit(tmp_path, "s2", piece_name("s2", 5))
+    ways = {"s1": IndexSettings(), "s2": IndexSettings(kind="IVF_FLAT", params={"num_partitions": 2})}
+    settings = {"s1": SearchSettings(), "s2": SearchSettings(nprobes=2)}
+    whole = {name: _nearest(name, 15 if name == "s1" else 18) for name in versions}
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for turn in range(25):
-        publish_version(tmp_path, versions["s2"], "s2")
-        if turn % 2:
-            publish.rollback(str(tmp_path))
-        else:
-            publish_version(tmp_path, versions["s1"], "s1")
-    stop.set()
-    for reader in readers:
-        reader.join(30)
-    assert wrong == []
-    assert seen == {"s1", "s2"}
-    assert publish.read_pointer(str(tmp_path)).sequence == 51
+    def publish_space(name: str) -> None:
+        way = {"index": ways[name], "search": settings[name], "recall_at_10": 1.0}
+        publish.publish(uri, name, table_version=versions[name], **way)
+
+    publish_space("s1")
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(2, mp_context=spawn) as processes,
+        ThreadPoolExecutor(2) as threads,
+        spawn.Manager() as manager,
+    ):
+        stop, started = manager.Event(), [manager.Event() for _ in range(4)]
+        readers = [
+            pool.submit(gallery_readers.read_until, uri, whole, begun, stop)
+            for pool, begun in zip((processes, processes, threads, threads), started, strict=True)
+        ]
+        assert all(begun.wait(60) for begun in started)
+        for turn in range(25):
+            publish_space("s2")
+            if turn % 2:
+                publish.rollback(uri)
+            else:
+                publish_space("s1")
+        stop.set()
+        seen = [reader.result(60) for reader in readers]
+    assert publish.read_pointer(uri).sequence == 51
+    assert [reader.wrong for reader in seen] == [[]] * 4
+    assert sum(reader.num_backward for reader in seen) == 0
+    assert {name for reader in seen for name in reader.num_answers} == {"s1", "s2"}
+    assert all(sum(reader.num_answers.values()) > 1 for reader in seen)
+
+
+def _nearest(space_id: str, num_rows: int) -> list[str]:
+    """Ids of the best hits of the readers' query among the rows that `commit` made, by numpy."""
+    ids = [f"{space_id}-{i // 3}-{i % 3}" for i in range(num_rows)]
+    scores = {item_id: float(vector_of(item_id) @ vector_of("x")) for item_id in ids}
+    return sorted(ids, key=lambda item_id: -scores[item_id])[: gallery_readers.K]
 
 
 def test_a_damaged_pointer_is_kept_aside_by_the_next_publish(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

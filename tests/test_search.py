@@ -12,7 +12,7 @@ from cmir.errors import GalleryError, QueryError, SpaceMismatchError
 from cmir.gallery import publish
 from cmir.gallery.filters import Filters
 from cmir.gallery.publish import IndexSettings, SearchSettings
-from cmir.gallery.search import Searcher
+from cmir.gallery.search import Searcher, nearest_rows
 from cmir.gallery.table import CommittedPiece, Gallery
 from tests.gallery_rows import DIM, SPACE, day, piece_name, rows, square, vector_of
 
@@ -51,7 +51,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(place, 0, items[:120])
     commit(place, 1, items[120:])
     webp = pa.table({"item_id": ["i001", "i002"], "webp": [b"one", b"two"]}, schema=THUMBNAIL_SCHEMA)
-    Gallery.open(str(place)).add_thumbnails(webp)
+    Gallery.open(str(place)).add_thumbnails({piece_name("a", 0): webp})
     publish_all(place)
     return place
 
@@ -169,6 +169,53 @@ def test_index_with_a_selective_filter_still_finds_all(tmp_path: Path) -> None:
     assert {hit.item_id for hit in hits} == {f"i{i}" for i in range(0, 1000, 100)}
 
 
+def test_a_filter_is_searched_with_its_own_number_of_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(tmp_path, 0, [{"item_id": f"i{i}", "sensor": "rare" if i % 10 == 0 else "often"} for i in range(600)])
+    space = Gallery.open(str(tmp_path)).space(SPACE)
+    space.dataset().create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=20)
+    index = IndexSettings(kind="IVF_FLAT", params={"num_partitions": 20})
+    search = SearchSettings(nprobes=1, filtered_nprobes=20)
+    publish.publish(
+        str(tmp_path), SPACE, table_version=space.dataset().version, index=index, search=search, recall_at_10=0.5
+    )
+    searcher, query = Searcher.open(str(tmp_path)), vector_of("x")
+    monkeypatch.setattr("cmir.gallery.search._SPARE_HITS", 1)
+    found = searcher.search(query[None], k=10, filters=Filters(sensor="rare"))[0]
+    wanted = expected(query, [f"i{i}" for i in range(0, 600, 10)], 10)
+    assert [hit.item_id for hit in found] == [item_id for item_id, _ in wanted]
+    plain = searcher.search(query[None], targets=["ms"], k=10)[0]
+    nearest = expected(query, [f"i{i}" for i in range(600)], 10)
+    assert [hit.item_id for hit in plain] != [item_id for item_id, _ in nearest], "a target alone is no filter"
+
+
+def test_queries_short_of_hits_are_searched_again_and_keep_their_places(tmp_path: Path) -> None:
+    axes = np.eye(DIM, dtype=np.float32)
+    draw = np.random.default_rng(0)
+    items: list[dict[str, object]] = []
+    for axis, count in enumerate((60, 60, 4, 60)):  # the third group is smaller than what is asked for
+        noise = 0.1 * draw.normal(size=(count, DIM))
+        vectors = axes[axis] + noise
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        items += [{"item_id": f"g{axis}-{i}", "vector": v.astype(np.float32)} for i, v in enumerate(vectors)]
+    commit(tmp_path, 0, items)
+    space = Gallery.open(str(tmp_path)).space(SPACE)
+    space.dataset().create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=4, ivf_centroids=axes[:4])
+    way = (IndexSettings(kind="IVF_FLAT", params={"num_partitions": 4}), SearchSettings(nprobes=1))
+    queries = axes[[0, 2, 1, 2, 3]]
+    found = nearest_rows(space.dataset(), queries, 8, "", way)
+    assert np.bincount(found["query_index"].to_numpy()).tolist() == [8] * 5
+    for place, group in enumerate((0, 2, 1, 2, 3)):
+        mine = found.filter(pa.array(found["query_index"].to_numpy() == place))["item_id"].to_pylist()
+        near = [item_id for item_id in mine if item_id.startswith(f"g{group}-")]
+        assert len(near) == (4 if group == 2 else 8)
+        assert mine[: len(near)] == near, "the nearest come first"
+    alone = [nearest_rows(space.dataset(), query[None], 8, "", way)["item_id"].to_pylist() for query in queries]
+    grouped = found.group_by("query_index").aggregate([("item_id", "list")]).sort_by("query_index")
+    assert grouped["item_id_list"].to_pylist() == alone
+
+
 def test_searcher_sees_only_the_published_rows_until_it_is_refreshed(tmp_path: Path) -> None:
     commit(tmp_path, 0, [{"item_id": "old"}])
     searcher = publish_all(tmp_path)
@@ -213,3 +260,14 @@ def test_another_space_than_the_published_is_refused(uri: Path) -> None:
     assert Searcher.open(str(uri), space_id=SPACE).space_id == SPACE
     with pytest.raises(SpaceMismatchError, match="seen s9, expected " + SPACE):
         Searcher.open(str(uri), space_id="s9")
+
+
+def test_a_sample_and_its_distances_are_those_of_the_rows(searcher: Searcher) -> None:
+    sample = searcher.sample(16, seed=1)
+    vectors = np.stack([vector_of(f"i{i:03}") for i in range(200)])
+    near = 1 - sample @ vectors.T
+    assert np.all(near.min(axis=1) < 1e-6), "each is a row of the gallery"
+    assert len(np.unique(sample, axis=0)) == 16
+    for found in (searcher.distances(sample, 10), searcher.distances(sample, 10, exact=True)):
+        np.testing.assert_allclose(np.stack(found), np.sort(near, axis=1)[:, :10], atol=1e-5)
+    assert searcher.sample(1000, seed=0).shape == (200, DIM)

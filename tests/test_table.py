@@ -107,11 +107,11 @@ def test_changed_shard_replaces_its_rows(tmp_path: Path) -> None:
     new = [piece_name("a", i, VERSION_2) for i in range(2)]
     space.commit([committed(name) for name in new])
     assert space.mixed_shards() == ["a"]
-    assert space.drop_stale({"a": VERSION_2}) == 60
+    assert space.drop(space.stale_pieces({"a": VERSION_2})) == 60
     assert space.mixed_shards() == []
     assert ids_of(space) == ids_of_pieces([*new, piece_name("b", 0)])
     assert space.committed_pieces() == {*new, piece_name("b", 0)}
-    assert space.drop_stale({"a": VERSION_2}) == 0
+    assert space.drop(space.stale_pieces({"a": VERSION_2})) == 0
 
 
 def test_prune_counts_before_it_drops(tmp_path: Path) -> None:
@@ -128,6 +128,32 @@ def test_prune_counts_before_it_drops(tmp_path: Path) -> None:
     assert space.prune(gone.shard_ids) == 20
     assert ids_of(space) == ids_of_pieces([piece_name("a", 0), piece_name("c", 0)])
     assert space.gone_shards(["/in/one"], present={"a"}).num_rows == 0
+
+
+def test_prune_spares_a_shard_that_has_come_back(tmp_path: Path) -> None:
+    space, place = space_at(tmp_path / "gallery"), tmp_path / "b.parquet"
+    space.gallery.ledger.record_shards({"a": str(tmp_path / "a.parquet"), "b": str(place)})
+    space.commit([committed(piece_name(name, 0)) for name in "ab"])
+    gone = space.gone_shards([str(tmp_path)], present=set())
+    place.write_bytes(b"again")
+    assert space.prune(gone.shard_ids) == 20
+    assert space.committed_pieces() == {piece_name("b", 0)}
+
+
+def test_what_was_bad_is_on_record_before_the_rows_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = space_at(tmp_path)
+
+    def crash(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commits, "add_absent", crash)
+    with pytest.raises(KeyboardInterrupt):
+        space.commit([committed(piece_name("a", 0), num_quarantined=2), committed(piece_name("a", 1))])
+    assert [entry.num_quarantined for entry in space.gallery.ledger.entries(SPACE)] == [2]
+    assert space.committed_pieces() == set(), "a record alone is no commit"
+    assert space.stale_pieces({"a": VERSION_2}) == [piece_name("a", 0)]
+    space.drop(space.stale_pieces({"a": VERSION_2}))
+    assert space.gallery.ledger.entries(SPACE) == []
 
 
 def test_one_gallery_holds_several_spaces(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Thumbnails: added once per item, small, and found by readers."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,32 +9,100 @@ import pytest
 from cmir.archive.schema import THUMBNAIL_SCHEMA
 from cmir.errors import GalleryError
 from cmir.gallery import commits
+from cmir.gallery.file_records import FileRecords
 from cmir.gallery.table import Gallery
-from cmir.gallery.thumbnails import ThumbnailReader, add_thumbnails
+from cmir.gallery.thumbnails import ThumbnailReader, ThumbnailWriter, tag_thumbnails
+from tests.gallery_rows import VERSION_2, piece_name
+
+ONE, TWO = piece_name("a", 0), piece_name("a", 1)
+
+
+def pictures(**webps: bytes) -> pa.Table:
+    return pa.table({"item_id": list(webps), "webp": list(webps.values())}, schema=THUMBNAIL_SCHEMA)
+
+
+def standing(folder: Path) -> list[tuple[str, bytes]]:
+    rows = commits.open_table(str(folder / "thumbnails.lance")).to_table().sort_by("item_id").to_pylist()
+    return [(row["item_id"], row["webp"]) for row in rows]
 
 
 def test_thumbnails_are_added_once(tmp_path: Path) -> None:
     gallery = Gallery.create(str(tmp_path))
-    batch = pa.table({"item_id": ["a", "b", "a"], "webp": [b"1", b"2", b"3"]}, schema=THUMBNAIL_SCHEMA)
-    assert gallery.add_thumbnails(batch) == 2
-    assert gallery.add_thumbnails(batch) == 0
-    more = pa.table({"item_id": ["b", "c"], "webp": [b"x", b"4"]}, schema=THUMBNAIL_SCHEMA)
-    assert gallery.add_thumbnails(more) == 1
-    found = commits.open_table(gallery.table_uri("thumbnails")).to_table().sort_by("item_id").to_pylist()
-    assert [(row["item_id"], row["webp"]) for row in found] == [("a", b"1"), ("b", b"2"), ("c", b"4")]
+    twice = pa.table({"item_id": ["a", "b", "a"], "webp": [b"1", b"2", b"3"]}, schema=THUMBNAIL_SCHEMA)
+    assert gallery.add_thumbnails({ONE: twice}) == 2
+    assert gallery.add_thumbnails({ONE: twice, TWO: THUMBNAIL_SCHEMA.empty_table()}) == 0
+    assert gallery.add_thumbnails({ONE: twice, TWO: pictures(c=b"4")}) == 1
+    assert standing(tmp_path) == [("a", b"1"), ("b", b"2"), ("c", b"4")]
+    assert commits.open_table(str(tmp_path / "thumbnails.lance")).version == 3, "an addition is one commit"
+
+
+def test_another_process_knows_what_was_added(tmp_path: Path) -> None:
+    writers = [ThumbnailWriter(str(tmp_path)) for _ in range(2)]
+    assert writers[0].add({ONE: pictures(a=b"1")}) == 1
+    assert writers[1].add({ONE: pictures(a=b"1"), TWO: pictures(b=b"2")}) == 1
+    assert writers[0].add({TWO: pictures(b=b"2")}) == 0
+    assert ThumbnailWriter(str(tmp_path)).add({ONE: pictures(a=b"1"), TWO: pictures(b=b"2")}) == 0
+    assert standing(tmp_path) == [("a", b"1"), ("b", b"2")]
+
+
+def test_items_that_another_network_could_not_read_are_added_later(tmp_path: Path) -> None:
+    assert ThumbnailWriter(str(tmp_path)).add({ONE: pictures(a=b"1")}) == 1
+    writer = ThumbnailWriter(str(tmp_path))
+    assert writer.add({ONE: pictures(a=b"1", b=b"2")}) == 1
+    assert writer.add({ONE: pictures(a=b"1", b=b"2")}) == 0
+    assert standing(tmp_path) == [("a", b"1"), ("b", b"2")]
+
+
+def test_items_of_a_changed_shard_keep_one_thumbnail(tmp_path: Path) -> None:
+    writer = ThumbnailWriter(str(tmp_path))
+    writer.add({ONE: pictures(a=b"1", b=b"2")})
+    assert writer.add({piece_name("a", 0, VERSION_2): pictures(b=b"2", c=b"3")}) == 1
+    assert [item_id for item_id, _ in standing(tmp_path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("change", ["compacted", "without notes"])
+def test_files_of_which_no_pieces_are_noted_are_looked_into(tmp_path: Path, change: str) -> None:
+    writer = ThumbnailWriter(str(tmp_path))
+    writer.add({ONE: pictures(a=b"1")})
+    writer.add({TWO: pictures(b=b"2")})
+    if change == "compacted":
+        commits.open_table(str(tmp_path / "thumbnails.lance")).optimize.compact_files()
+    else:
+        shutil.rmtree(tmp_path / "_files-thumbnails.lance")
+        writer = ThumbnailWriter(str(tmp_path))
+    assert writer.add({ONE: pictures(a=b"1"), TWO: pictures(b=b"2"), piece_name("b", 0): pictures(c=b"3")}) == 1
+    assert [item_id for item_id, _ in standing(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_writer_that_loses_a_race_adds_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (ThumbnailWriter(str(tmp_path)) for _ in range(2))
+    first.add({piece_name("b", 0): pictures(x=b"0")})
+    note = FileRecords.note
+
+    def note_and_lose(records: FileRecords, files: list[str], num_rows: dict[str, int]) -> None:
+        note(records, files, num_rows)
+        monkeypatch.setattr(FileRecords, "note", note)
+        second.add({ONE: pictures(a=b"1")})
+
+    monkeypatch.setattr(FileRecords, "note", note_and_lose)
+    assert first.add({ONE: pictures(a=b"1"), TWO: pictures(b=b"2")}) == 1
+    assert [item_id for item_id, _ in standing(tmp_path)] == ["a", "b", "x"]
 
 
 def test_thumbnail_over_four_kilobytes_is_refused(tmp_path: Path) -> None:
-    batch = pa.table({"item_id": ["a"], "webp": [b"x" * 4097]}, schema=THUMBNAIL_SCHEMA)
     with pytest.raises(GalleryError, match="4097 bytes"):
-        Gallery.create(str(tmp_path)).add_thumbnails(batch)
+        Gallery.create(str(tmp_path)).add_thumbnails({ONE: pictures(a=b"x" * 4097)})
 
 
 def test_reader_knows_what_stood_when_it_was_opened(tmp_path: Path) -> None:
-    empty = ThumbnailReader(str(tmp_path))
+    empty = ThumbnailReader(str(tmp_path), "none")
     assert (empty.among({"a"}), empty.read("a")) == (set(), None)
-    add_thumbnails(str(tmp_path), pa.table({"item_id": ["a", "it's"], "webp": [b"1", b"2"]}, schema=THUMBNAIL_SCHEMA))
-    reader = ThumbnailReader(str(tmp_path))
+    writer = ThumbnailWriter(str(tmp_path))
+    writer.add({ONE: pictures(**{"a": b"1", "it's": b"2"})})
+    tag_thumbnails(str(tmp_path), "published-1")
+    writer.add({TWO: pictures(b=b"3")})
+    assert ThumbnailReader(str(tmp_path), "published before tags").among({"a", "b"}) == {"a", "b"}
+    reader = ThumbnailReader(str(tmp_path), "published-1")
     assert reader.among({"a", "b"}) == {"a"}
     assert reader.among({"a", "b", "it's"}) == {"a", "it's"}
     assert reader.among(set()) == set()
@@ -42,5 +111,5 @@ def test_reader_knows_what_stood_when_it_was_opened(tmp_path: Path) -> None:
 
 def test_thumbnails_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="another shape"):
-        add_thumbnails(str(tmp_path), pa.table({"item_id": ["a"], "png": [b"1"]}))
+        ThumbnailWriter(str(tmp_path)).add({ONE: pa.table({"item_id": ["a"], "png": [b"1"]})})
     assert not any(tmp_path.iterdir())

@@ -7,10 +7,11 @@ add it. A `Merge` commit lists the fragments of the whole table, therefore it co
 id 0; Lance draws their ids from the table's high-water mark, so that ids of deleted fragments are never used again.
 """
 
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
 from cmir.archive import storage
+from cmir.archive.patience import patient
 from cmir.errors import GalleryError
 
 log = logging.getLogger("cmir")
@@ -37,6 +39,7 @@ class Addition:
     rows: pa.Table
 
 
+@patient
 def open_table(uri: str, version: int | str | None = None) -> lance.LanceDataset:
     """The Lance table at a URI, at its newest version, a version number or a tag.
 
@@ -60,35 +63,51 @@ def exists_table(uri: str) -> bool:
     return True
 
 
+@patient
 def ensure_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     """The table at a URI, created empty where there is none; any number of creators get the same one."""
     if not exists_table(uri):
         if not storage.is_s3(uri):
             storage.local_path(uri).parent.mkdir(parents=True, exist_ok=True)
         try:
-            lance.write_dataset(schema.empty_table(), uri, mode="create", storage_options=storage.lance_options(uri))
+            with writing(uri):
+                lance.write_dataset(
+                    schema.empty_table(), uri, mode="create", storage_options=storage.lance_options(uri)
+                )
         except OSError as error:
             if "already exists" not in str(error) and not is_conflict(error):
                 raise
     return open_table(uri)
 
 
-def add_absent(uri: str, choose: Callable[[lance.LanceDataset], Addition]) -> lance.LanceDataset:
+@patient
+def add_absent(
+    uri: str,
+    choose: Callable[[lance.LanceDataset], Addition],
+    announce: Callable[[list[FragmentMetadata]], None] | None = None,
+) -> lance.LanceDataset:
     """Add what `choose` finds absent in the newest version; returns the version that holds it.
 
-    `choose` is called again after every conflict, with the newer version. Raises GalleryError when other writers won
-    `MAX_ATTEMPTS` times in a row, or when the row count after the commit is not the one it must be.
+    `choose` is called again after every conflict, with the newer version; `announce` is told the new fragments
+    before a commit makes them part of the table, which it may yet fail to do. Raises GalleryError when other writers
+    won `MAX_ATTEMPTS` times in a row, or when the row count after the commit is not the one it must be.
     """
     written: tuple[tuple[str, ...], list[FragmentMetadata]] = ((), [])
     for attempt in range(MAX_ATTEMPTS):
         dataset = open_table(uri)
+        if _stands(dataset, written[1]):  # the commit went through, its answer did not
+            return dataset
         addition = choose(dataset)
         if not len(addition.rows):
             return dataset
         if written[0] != addition.keys:
-            written = (addition.keys, _write(dataset, addition.rows))
+            with writing(uri):
+                written = (addition.keys, _write(dataset, addition.rows))
+            if announce is not None:
+                announce(written[1])
         try:
-            committed = _commit(dataset, written[1])
+            with writing(uri):
+                committed = _commit(dataset, written[1])
         except OSError as error:
             if not is_conflict(error):
                 raise
@@ -100,6 +119,25 @@ def add_absent(uri: str, choose: Callable[[lance.LanceDataset], Addition]) -> la
     raise GalleryError(
         "commit lost every race", seen=f"{MAX_ATTEMPTS} attempts", where=uri, fix="run fewer jobs at once"
     )
+
+
+@patient
+def append(uri: str, rows: pa.Table) -> None:
+    """Append rows to a table whose order and repetitions mean nothing; it is made where there is none."""
+    ensure_table(uri, rows.schema)
+    with writing(uri):
+        lance.write_dataset(rows, uri, mode="append", storage_options=storage.lance_options(uri))
+
+
+@contextlib.contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Name the table where Lance's error does not; conflicts pass as they are."""
+    try:
+        yield
+    except OSError as error:
+        if is_conflict(error) or uri in str(error):
+            raise
+        raise OSError(f"{uri} cannot be written: {error}") from error
 
 
 def is_conflict(error: OSError) -> bool:
@@ -140,6 +178,12 @@ def _commit(dataset: lance.LanceDataset, new: list[FragmentMetadata]) -> lance.L
         storage_options=storage.lance_options(dataset.uri),
         max_retries=0,
     )
+
+
+def _stands(dataset: lance.LanceDataset, written: list[FragmentMetadata]) -> bool:
+    """True where a version holds the very files that were written."""
+    ours = {file.path for fragment in written for file in fragment.files}
+    return bool(ours) and any(file.path in ours for one in dataset.get_fragments() for file in one.metadata.files)
 
 
 def _check_count(uri: str, before: lance.LanceDataset, num_added: int, after: lance.LanceDataset) -> None:

@@ -7,6 +7,7 @@ appended to and read as sets, so a record written twice changes nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -17,8 +18,10 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmir.archive import storage
+from cmir.archive.patience import patient
 from cmir.errors import DataError, GalleryError
 from cmir.gallery import commits
+from cmir.gallery.compaction import Merger
 
 LEDGER_SCHEMA: Final = pa.schema(
     [
@@ -32,7 +35,8 @@ LEDGER_SCHEMA: Final = pa.schema(
 SHARDS_SCHEMA: Final = pa.schema(
     [pa.field("shard_id", pa.string(), nullable=False), pa.field("shard_uri", pa.string(), nullable=False)]
 )
-_DELETE_AT_ONCE: Final = 1000  # pieces named in one predicate
+_ROW_BITS: Final = 32  # of a row address, the lower ones; above them is the fragment id
+_DELETE_AT_ONCE: Final = 10_000  # pieces named in one predicate, which is one reading of the whole column
 
 
 class SpaceRecord(BaseModel):
@@ -68,24 +72,48 @@ def shard_of(piece_id: str) -> tuple[str, str]:
 
 
 class PieceIndex:
-    """The pieces that have rows in a table, kept up to date by reading only fragments not seen before."""
+    """The pieces that have rows in a table, kept up to date by reading only fragments that are new or changed."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, str] = {}  # fragment id -> what is deleted of it
-        self._pieces: set[str] = set()
+        self._held: dict[int, tuple[str, list[str]]] = {}  # fragment id -> what is deleted of it, its pieces
+        self._pieces: dict[str, int] = {}  # piece -> number of fragments that hold it
 
-    def at(self, dataset: lance.LanceDataset) -> frozenset[str]:
-        """Pieces with at least one row in this version of the table; reads one string column of the new fragments."""
+    def at(self, dataset: lance.LanceDataset) -> AbstractSet[str]:
+        """Pieces with at least one row in this version of the table, as they are until this is called again.
+
+        Reads one string column of fragments not seen before, and of those of which rows were deleted since.
+        """
         fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
         state = {number: str(fragment.metadata.deletion_file) for number, fragment in fragments.items()}
-        if any(state.get(number) != deleted for number, deleted in self._seen.items()):
-            self._seen, self._pieces = {}, set()  # something was deleted or compacted: read all again
-        fresh = [fragment for number, fragment in fragments.items() if number not in self._seen]
+        for number in [number for number, (deleted, _) in self._held.items() if state.get(number) != deleted]:
+            self._release(number)
+        fresh = [number for number in fragments if number not in self._held]
+        self._held |= {number: (state[number], []) for number in fresh}
         if fresh:
-            for batch in dataset.scanner(columns=["piece_id"], fragments=fresh).to_batches():
-                self._pieces.update(pc.unique(batch["piece_id"]).to_pylist())
-        self._seen = state
-        return frozenset(self._pieces)
+            scanner = dataset.scanner(
+                columns=["piece_id"], with_row_address=True, fragments=[fragments[number] for number in fresh]
+            )
+            for batch in scanner.to_batches():
+                self._hold(batch)
+        return self._pieces.keys()
+
+    def _hold(self, batch: pa.RecordBatch) -> None:
+        """Take in rows of one fragment: a batch of a scan does not reach over the border of two."""
+        if not len(batch):
+            return
+        number, last = (batch["_rowaddr"][i].as_py() >> _ROW_BITS for i in (0, len(batch) - 1))
+        assert number == last
+        held = self._held[number][1]
+        for piece_id in pc.unique(batch["piece_id"]).to_pylist():
+            if not held or held[-1] != piece_id:  # a piece that the last batch began
+                held.append(piece_id)
+                self._pieces[piece_id] = self._pieces.get(piece_id, 0) + 1
+
+    def _release(self, number: int) -> None:
+        for piece_id in self._held.pop(number)[1]:
+            self._pieces[piece_id] -= 1
+            if not self._pieces[piece_id]:
+                del self._pieces[piece_id]
 
 
 class Ledger:
@@ -95,6 +123,7 @@ class Ledger:
         self._gallery_uri = gallery_uri
         self._ledger_uri = storage.join(gallery_uri, "_ledger.lance")
         self._shards_uri = storage.join(gallery_uri, "_shards.lance")
+        self._mergers = [Merger(uri) for uri in (self._ledger_uri, self._shards_uri)]
 
     def record_space(self, space_id: str, dim: int, bundle_uri: str) -> None:
         """Remember a space and where its bundle lies; the newest bundle URI is kept."""
@@ -136,8 +165,9 @@ class Ledger:
             }
             for entry in entries
         ]
-        _append(self._ledger_uri, pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
+        commits.append(self._ledger_uri, pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
 
+    @patient
     def entries(self, space_id: str) -> list[LedgerEntry]:
         """The newest entry of every piece that left rows in quarantine, or has no rows at all."""
         if not commits.exists_table(self._ledger_uri):
@@ -157,8 +187,14 @@ class Ledger:
         known = self.shards()
         fresh = [{"shard_id": key, "shard_uri": uri} for key, uri in shard_uris.items() if known.get(key) != uri]
         if fresh:
-            _append(self._shards_uri, pa.Table.from_pylist(fresh, schema=SHARDS_SCHEMA))
+            commits.append(self._shards_uri, pa.Table.from_pylist(fresh, schema=SHARDS_SCHEMA))
 
+    def merge(self) -> None:
+        """Merge small fragments of the two tables, where there are many."""
+        for merger in self._mergers:
+            merger.merge()
+
+    @patient
     def shards(self) -> dict[str, str]:
         """Where every shard lay that was ever embedded here: shard_id -> URI."""
         if not commits.exists_table(self._shards_uri):
@@ -170,16 +206,13 @@ class Ledger:
         return storage.join(self._gallery_uri, "_spaces", f"{space_id}.json")
 
 
+@patient
 def delete_pieces(dataset: lance.LanceDataset, piece_ids: Iterable[str], condition: str = "true") -> int:
-    """Delete the rows of pieces; returns how many rows went."""
+    """Delete the rows of pieces; returns how many rows went, as far as the store could say."""
     wanted = sorted(piece_ids)
     num_deleted = 0
     for start in range(0, len(wanted), _DELETE_AT_ONCE):
         predicate = commits.is_one_of("piece_id", wanted[start : start + _DELETE_AT_ONCE])
-        num_deleted += int(dataset.delete(f"({predicate}) AND ({condition})")["num_deleted_rows"])
+        with commits.writing(dataset.uri):
+            num_deleted += int(dataset.delete(f"({predicate}) AND ({condition})")["num_deleted_rows"])
     return num_deleted
-
-
-def _append(uri: str, rows: pa.Table) -> None:
-    commits.ensure_table(uri, rows.schema)
-    lance.write_dataset(rows, uri, mode="append", storage_options=storage.lance_options(uri))

@@ -4,19 +4,22 @@ A row that cannot be embedded never stops its piece. Of rows that share an item_
 across the shard's row groups, whichever worker reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from cmir.archive import shards
 from cmir.archive.imagery import Chip, thumbnail
-from cmir.archive.schema import METADATA_COLUMNS, THUMBNAIL_SCHEMA, Media, gallery_schema
+from cmir.archive.schema import METADATA_COLUMNS, THUMBNAIL_SCHEMA, gallery_schema
 from cmir.errors import DataError
-from cmir.network.embedder import F32, Device, Embedder, Prepared
+from cmir.gallery.row_by_row import HowToEmbed, RowByRow
+from cmir.network.embedder import F32, Device, EmbeddedTable, Embedder, Precision
 
-_BATCH_ROWS = 64
+_NUM_DRAWERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,50 +33,68 @@ class EmbeddedPiece:
 
 
 class PieceEmbedder:
-    """Embeds pieces with one bundle on one device."""
+    """Embeds pieces with one bundle on one device; may be called by several threads at once.
 
-    def __init__(self, bundle_uri: str, device: Device = "auto") -> None:
-        self.embedder = Embedder.open(bundle_uri, device=device)
+    `with_thumbnails`: draw a preview of every chip, which on CPUs takes as long as a light network does. On CUDA they
+    are drawn by threads of their own.
+    """
 
-    def __call__(self, piece: shards.Piece) -> EmbeddedPiece:
-        """Read and embed a piece; a damaged one is rejected whole. Raises OSError where storage does not answer."""
+    def __init__(
+        self,
+        bundle_uri: str,
+        device: Device = "auto",
+        *,
+        precision: Precision = "fp32",
+        with_thumbnails: bool = True,
+    ) -> None:
+        self.embedder = Embedder.open(bundle_uri, device=device, precision=precision)
+        self._how = HowToEmbed(bundle_uri, device, precision, with_thumbnails)
+        on_cuda = self.embedder.device.type == "cuda"
+        self._drawers = ThreadPoolExecutor(_NUM_DRAWERS, "cmir-draw") if on_cuda and with_thumbnails else None
+
+    def __call__(self, piece: shards.Piece, *, row_by_row: bool = False) -> EmbeddedPiece:
+        """Read and embed a piece; a damaged one is rejected whole. Raises OSError where storage does not answer.
+
+        `row_by_row`: in a process that a row may end, which is then rejected; slow, and for pieces that ended workers.
+        """
         try:
             table = shards.read_piece(piece)
         except DataError as error:
             rejected = shards.quarantine_table([(piece.shard_uri, None, str(error), None)] * piece.num_rows)
             empty = gallery_schema(self.embedder.dim).empty_table()
             return EmbeddedPiece(piece.piece_id, empty, THUMBNAIL_SCHEMA.empty_table(), rejected)
-        return self._embed_table(piece, table)
+        if row_by_row:
+            apart = RowByRow(self._how)
+            return _embedded_piece(piece, table, apart.embed(table, self.embedder.dim), apart.drawn)
+        drawn: dict[int, bytes | Future[bytes]] = {}
+        on_chip = partial(self._draw, drawn) if self._how.with_thumbnails else None
+        embedded = self.embedder.embed_table(table, on_chip=on_chip)
+        webp = {row: each.result() if isinstance(each, Future) else each for row, each in drawn.items()}
+        return _embedded_piece(piece, table, embedded, webp)
 
-    def _embed_table(self, piece: shards.Piece, table: pa.Table) -> EmbeddedPiece:
-        taken = _earlier_ids(piece)
-        vectors: list[F32 | DataError] = []
-        webps: list[bytes | None] = []
-        for start in range(0, len(table), _BATCH_ROWS):
-            outcomes = [self._decode(media) for media in shards.medias(table.slice(start, _BATCH_ROWS))]
-            good = [outcome for outcome in outcomes if isinstance(outcome, Prepared)]
-            embedded = iter(self.embedder.post(self.embedder.core(good)))
-            vectors += [outcome if isinstance(outcome, DataError) else next(embedded) for outcome in outcomes]
-            webps += [_thumbnail(outcome) for outcome in outcomes]
-        keep: list[int] = []
-        rejected: list[tuple[str, str | None, str, bytes | None]] = []
-        for i, (item_id, vector) in enumerate(zip(table["item_id"].to_pylist(), vectors, strict=True)):
-            reason = _reason(item_id, vector, taken)
-            if reason:
-                rejected.append((table["source_uri"][i].as_py(), item_id, reason, table["data"][i].as_py()))
-                continue
-            taken.add(item_id)
-            keep.append(i)
-        rows = _gallery_rows(table, keep, [vectors[i] for i in keep], piece.piece_id, self.embedder.dim)  # type: ignore[misc]
-        return EmbeddedPiece(
-            piece.piece_id, rows, _thumbnail_table(table, keep, webps), shards.quarantine_table(rejected)
-        )
+    def _draw(self, drawn: "dict[int, bytes | Future[bytes]]", row: int, chip: Chip) -> None:
+        drawn[row] = thumbnail(chip) if self._drawers is None else self._drawers.submit(thumbnail, chip)
 
-    def _decode(self, media: Media) -> Prepared | DataError:
-        try:
-            return self.embedder.pre(media)
-        except DataError as error:
-            return error
+
+def _embedded_piece(
+    piece: shards.Piece, table: pa.Table, embedded: EmbeddedTable, drawn: Mapping[int, bytes]
+) -> EmbeddedPiece:
+    """What is kept and what is not, of the rows of `table`, what became of them and the previews by row."""
+    taken = _earlier_ids(piece)
+    keep: list[int] = []
+    rejected: list[tuple[str, str | None, str, bytes | None]] = []
+    item_ids = table["item_id"].to_pylist()
+    for row, item_id in enumerate(item_ids):
+        reason = _reason(item_id, embedded.errors.get(row), taken)
+        if reason:
+            rejected.append((table["source_uri"][row].as_py(), item_id, reason, table["data"][row].as_py()))
+            continue
+        taken.add(item_id)
+        keep.append(row)
+    rows = _gallery_rows(table, keep, embedded.vectors[keep], piece.piece_id)
+    records = [{"item_id": item_ids[row], "webp": drawn[row]} for row in keep if row in drawn]
+    thumbnails = pa.Table.from_pylist(records, schema=THUMBNAIL_SCHEMA)
+    return EmbeddedPiece(piece.piece_id, rows, thumbnails, shards.quarantine_table(rejected))
 
 
 def _earlier_ids(piece: shards.Piece) -> set[str]:
@@ -87,33 +108,18 @@ def _earlier_ids(piece: shards.Piece) -> set[str]:
     return taken
 
 
-def _reason(item_id: str, vector: F32 | DataError, taken: set[str]) -> str | None:
+def _reason(item_id: str, error: DataError | None, taken: set[str]) -> str | None:
     """Why an item is not kept, None where it is."""
-    if isinstance(vector, DataError):
-        return str(vector)
-    if not np.isfinite(vector).all():
-        return "embedding is not finite: the item's values are NaN, infinite or out of any range"
+    if error is not None:
+        return str(error)
     return f"item_id {item_id} stands twice in its shard" if item_id in taken else None
 
 
-def _thumbnail(outcome: Prepared | DataError) -> bytes | None:
-    """A picture of what is a picture."""
-    if isinstance(outcome, DataError) or not isinstance(outcome.content, Chip):
-        return None
-    return thumbnail(outcome.content)
-
-
-def _gallery_rows(table: pa.Table, keep: list[int], vectors: Sequence[F32], piece_id: str, dim: int) -> pa.Table:
+def _gallery_rows(table: pa.Table, keep: list[int], vectors: F32, piece_id: str) -> pa.Table:
     chosen = table.select(list(METADATA_COLUMNS)).take(pa.array(keep, pa.int64()))
-    flat = np.concatenate(vectors) if len(vectors) else np.zeros(0, np.float32)
+    dim = vectors.shape[1]
     columns = {name: chosen[name] for name in METADATA_COLUMNS}
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dim)
-    columns["piece_id"] = pa.array([piece_id] * len(keep), pa.string())
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), dim)
+    columns["piece_id"] = pa.repeat(piece_id, len(keep))
     schema = gallery_schema(dim)
     return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def _thumbnail_table(table: pa.Table, keep: list[int], webps: Sequence[bytes | None]) -> pa.Table:
-    item_ids = table["item_id"].to_pylist()
-    records = [{"item_id": item_ids[i], "webp": webps[i]} for i in keep if webps[i] is not None]
-    return pa.Table.from_pylist(records, schema=THUMBNAIL_SCHEMA)

@@ -19,6 +19,7 @@ from cmir.archive import storage
 from cmir.errors import DataError, GalleryError
 from cmir.gallery import commits
 from cmir.gallery.table import Gallery
+from cmir.gallery.thumbnails import tag_thumbnails
 
 log = logging.getLogger("cmir")
 
@@ -37,12 +38,54 @@ class IndexSettings(BaseModel):
 
 
 class SearchSettings(BaseModel):
-    """How the index is searched: partitions looked at, and candidates per hit that are scored again exactly."""
+    """How the index is searched: partitions looked at, and candidates per hit that are scored again exactly.
+
+    `filtered_nprobes` stands in the place of `nprobes` where the asker narrows the search: of the rows near a query few
+    pass a filter, so their nearest lie in more partitions, each of which costs less.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     nprobes: int | None = None
     refine_factor: int | None = None
+    filtered_nprobes: int | None = None
+
+    def under(self, *, is_filtered: bool) -> "SearchSettings":
+        """The settings of one search, which has a filter beside its targets or none."""
+        nprobes = self.filtered_nprobes if is_filtered and self.filtered_nprobes else self.nprobes
+        return SearchSettings(nprobes=nprobes, refine_factor=self.refine_factor)
+
+
+class TriedWay(BaseModel):
+    """One way of searching that tuning saw: its worst recall, and the median milliseconds of one query."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: IndexSettings
+    search: SearchSettings
+    recall_at_10: float
+    worst_case: str
+    latency_ms: float
+    latency_filtered_ms: float | None
+    build_s: float
+
+
+class Tuning(BaseModel):
+    """How what is published was chosen: recall of every direction, also under filters, and everything that was tried.
+
+    `recall_by_case` names a direction as `pan_to_ms`, with a filter as `pan_to_ms, 1% of rows`; `filters` holds, for
+    each target and share, the condition that kept about so many of its rows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    target_recall: float
+    num_queries: int
+    latency_ms: float
+    latency_filtered_ms: float | None
+    recall_by_case: Mapping[str, float]
+    filters: Mapping[str, str]
+    tried: tuple[TriedWay, ...] = ()
 
 
 class Publication(BaseModel):
@@ -60,6 +103,7 @@ class Publication(BaseModel):
     recall_at_10: float
     bundle_uri: str
     published_at: datetime
+    tuning: Tuning | None = None
 
 
 class Pointer(Publication):
@@ -96,6 +140,7 @@ def publish(
     index: IndexSettings,
     search: SearchSettings,
     recall_at_10: float,
+    tuning: Tuning | None = None,
 ) -> Pointer:
     """Make one version of a space the served one, at one instant; returns the new pointer.
 
@@ -114,6 +159,7 @@ def publish(
     current, sequence_before = _current(gallery)
     sequence = 1 + sequence_before
     tag = f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}"  # two publishers at once never share a tag
+    tag_thumbnails(uri, tag)
     dataset.tags.create(tag, table_version)
     return _point(
         uri,
@@ -128,6 +174,7 @@ def publish(
             recall_at_10=recall_at_10,
             bundle_uri=gallery.ledger.space(space_id).bundle_uri,
             published_at=datetime.now(UTC),
+            tuning=tuning,
             previous=_history(current),
         ),
     )
@@ -197,7 +244,7 @@ def sequence_of_tag(tag: str) -> int | None:
 def _history(current: Pointer | None) -> tuple[Publication, ...]:
     if current is None:
         return ()
-    served = Publication.model_validate(current.model_dump(exclude={"previous"}))
+    served = Publication.model_validate(current.model_dump(exclude={"previous": True, "tuning": {"tried"}}))
     return (served, *current.previous)[:MAX_PREVIOUS]
 
 

@@ -14,13 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cmir.archive import storage
-from cmir.archive.schema import gallery_schema
+from cmir.archive.patience import patient
+from cmir.archive.schema import MODALITIES, gallery_schema
 from cmir.errors import GalleryError, SpaceMismatchError
 from cmir.gallery import commits
+from cmir.gallery.compaction import Merger
 from cmir.gallery.ledger import Ledger, LedgerEntry, PieceIndex, delete_pieces, shard_of
-from cmir.gallery.thumbnails import add_thumbnails
+from cmir.gallery.thumbnails import ThumbnailWriter
 
 _UNIT_TOLERANCE: Final = 1e-2  # bfloat16 vectors are unit within 2^-8
+_OTHER_FOLDERS: Final = {"an archive": MODALITIES, "a bundle": ("model.safetensors",)}  # what tells them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,20 @@ class Gallery:
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.ledger = Ledger(self.uri)
+        self._thumbnails = ThumbnailWriter(self.uri)
 
     @classmethod
     def create(cls, uri: str) -> "Gallery":
         """The gallery at a URI, new or standing; nothing is written before the first space.
 
-        Raises GalleryError where a file stands in its place.
+        Raises GalleryError where a file, an archive or a bundle stands in its place.
         """
         if not storage.is_s3(uri) and storage.local_path(uri).is_file():
             raise GalleryError("a file stands where the gallery would be", seen=uri, expected="a folder or nothing")
+        for what, names in _OTHER_FOLDERS.items():
+            if found := next((name for name in names if storage.exists(storage.join(uri, name))), None):
+                seen, fix = storage.join(uri, found), "choose another place for the gallery"
+                raise GalleryError(f"{what} stands where the gallery would be", seen=seen, expected="nothing", fix=fix)
         return cls(uri)
 
     @classmethod
@@ -104,12 +112,20 @@ class Gallery:
         """Where the Lance table of that name lies."""
         return storage.join(self.uri, f"{table}.lance")
 
-    def add_thumbnails(self, thumbnails: pa.Table) -> int:
-        """Add WebP thumbnails (THUMBNAIL_SCHEMA) whose item_id has none yet; returns how many were added.
+    def add_thumbnails(self, pieces: Mapping[str, pa.Table]) -> int:
+        """Add the WebP thumbnails of pieces (piece_id -> THUMBNAIL_SCHEMA) that have none yet, all in one commit.
 
-        Raises GalleryError where the schema is another or a thumbnail is larger than 4 kB.
+        Returns how many were added. Raises GalleryError where the schema is another or a thumbnail is larger than 4 kB.
         """
-        return add_thumbnails(self.uri, thumbnails)
+        return self._thumbnails.add(pieces)
+
+    def merge_thumbnails(self) -> None:
+        """Merge small fragments of the thumbnails, where there are many."""
+        self._thumbnails.merge()
+
+    def compact_thumbnails(self) -> int:
+        """Merge all but full fragments of the thumbnails; returns how many fewer there are."""
+        return self._thumbnails.compact()
 
 
 class SpaceTable:
@@ -119,15 +135,18 @@ class SpaceTable:
         self.gallery, self.space_id, self.dim = gallery, space_id, dim
         self.uri = gallery.table_uri(space_id)
         self._index = PieceIndex()
+        self._merger = Merger(self.uri)
 
     def dataset(self) -> lance.LanceDataset:
         """The newest version of the table. Raises GalleryError where it is missing."""
         return commits.open_table(self.uri)
 
+    @patient
     def count_rows(self) -> int:
         """Rows of the newest version."""
         return int(self.dataset().count_rows())
 
+    @patient
     def committed_pieces(self) -> set[str]:
         """Every piece that needs no work: with rows in the newest version, or of which no row survived."""
         empty = {entry.piece_id for entry in self.gallery.ledger.entries(self.space_id) if entry.num_rows == 0}
@@ -140,38 +159,48 @@ class SpaceTable:
         call may be made again.
         """
         by_id = {piece.piece_id: piece for piece in pieces}
-        for piece in by_id.values():
-            self._check(piece)
+        self._check(list(by_id.values()))
+        entries = [
+            LedgerEntry(piece.piece_id, len(piece.rows), piece.num_quarantined)
+            for piece in by_id.values()
+            if piece.num_quarantined or not len(piece.rows)
+        ]
+        self.gallery.ledger.add(self.space_id, entries)  # before the rows: a crash between must not lose what was bad
         absent: list[str] = []
 
         def choose(dataset: lance.LanceDataset) -> commits.Addition:
             standing = self._index.at(dataset)
             absent[:] = [piece_id for piece_id in by_id if piece_id not in standing]
-            rows = [by_id[piece_id].rows for piece_id in absent]
-            schema = gallery_schema(self.dim)
-            return commits.Addition(tuple(absent), pa.concat_tables(rows) if rows else schema.empty_table())
+            return commits.Addition(tuple(absent), self._joined([by_id[piece_id] for piece_id in absent]))
 
         dataset = commits.add_absent(self.uri, choose)
-        entries = [
-            LedgerEntry(piece_id, len(by_id[piece_id].rows), by_id[piece_id].num_quarantined)
-            for piece_id in absent
-            if by_id[piece_id].num_quarantined or not len(by_id[piece_id].rows)
-        ]
-        self.gallery.ledger.add(self.space_id, entries)
         num_rows = sum(len(by_id[piece_id].rows) for piece_id in absent)
         return CommitReport(num_rows, len(absent), len(by_id) - len(absent), int(dataset.version))
 
-    def drop_stale(self, versions: Mapping[str, str]) -> int:
-        """Drop the rows of other versions of these shards (shard_id -> current version); returns how many rows went.
+    def merge(self) -> None:
+        """Merge small fragments of the rows and of the ledger, where there are many; to be called between commits."""
+        self._merger.merge()
+        self.gallery.ledger.merge()
 
-        To be called once every piece of the current versions is committed.
+    @patient
+    def stale_pieces(self, versions: Mapping[str, str]) -> list[str]:
+        """Committed and recorded pieces of other versions of these shards (shard_id -> current version).
+
+        To be dropped once every piece of the current versions is committed, and only where these are current still.
         """
+        recorded = {entry.piece_id for entry in self.gallery.ledger.entries(self.space_id)}
         stale = []
-        for piece_id in self.committed_pieces():
+        for piece_id in self._index.at(self.dataset()) | recorded:
             shard_id, version = shard_of(piece_id)
             if versions.get(shard_id, version) != version:
                 stale.append(piece_id)
-        return self._drop(stale)
+        return sorted(stale)
+
+    def drop(self, piece_ids: Sequence[str]) -> int:
+        """Drop the rows and the records of pieces; returns how many rows went."""
+        num_rows = delete_pieces(self.dataset(), piece_ids)
+        self.gallery.ledger.forget(self.space_id, piece_ids)
+        return num_rows
 
     def gone_shards(self, uris: Sequence[str], present: set[str]) -> GoneShards:
         """Which committed shards lay under `uris` and are not among the shard_ids `present`; drops nothing."""
@@ -189,9 +218,14 @@ class SpaceTable:
         return GoneShards(shard_ids, int(num_rows), int(dataset.count_rows()))
 
     def prune(self, shard_ids: Sequence[str]) -> int:
-        """Drop the rows and the records of shards; returns how many rows went."""
-        wanted = set(shard_ids)
-        return self._drop([piece_id for piece_id in self.committed_pieces() if shard_of(piece_id)[0] in wanted])
+        """Drop the rows and the records of shards that are gone; returns how many rows went.
+
+        One that has come back since it was missed is spared, with whatever another job has committed of it.
+        """
+        known = self.gallery.ledger.shards()
+        pieces = [piece_id for piece_id in self.committed_pieces() if shard_of(piece_id)[0] in set(shard_ids)]
+        back = {shard_id for shard_id in shard_ids if shard_id in known and storage.exists(known[shard_id])}
+        return self.drop([piece_id for piece_id in pieces if shard_of(piece_id)[0] not in back])
 
     def mixed_shards(self, dataset: lance.LanceDataset | None = None) -> list[str]:
         """Shards of which two versions have rows (in this version of the table, default the newest).
@@ -204,23 +238,31 @@ class SpaceTable:
             versions.setdefault(shard_id, set()).add(version)
         return sorted(shard_id for shard_id, found in versions.items() if len(found) > 1)
 
-    def _drop(self, piece_ids: list[str]) -> int:
-        num_rows = delete_pieces(self.dataset(), piece_ids)
-        self.gallery.ledger.forget(self.space_id, piece_ids)
-        return num_rows
+    def _joined(self, pieces: Sequence[CommittedPiece]) -> pa.Table:
+        """The rows of pieces in one chunk: Lance writes hundreds of small ones many times as slowly."""
+        rows = [piece.rows for piece in pieces]
+        return pa.concat_tables(rows).combine_chunks() if rows else gallery_schema(self.dim).empty_table()
 
-    def _check(self, piece: CommittedPiece) -> None:
+    def _check(self, pieces: Sequence[CommittedPiece]) -> None:
         schema = gallery_schema(self.dim)
-        if not piece.rows.schema.equals(schema):
-            seen = f"{piece.rows.schema.names[:5]}, ... {piece.rows.schema.field('vector').type}"
-            expected = f"gallery_schema({self.dim})"
-            raise GalleryError("rows of another shape", seen=seen, expected=expected, where=piece.piece_id)
-        if not len(piece.rows):
+        for piece in pieces:
+            if not piece.rows.schema.equals(schema):
+                seen = f"{piece.rows.schema.names[:5]}, ... {piece.rows.schema.field('vector').type}"
+                expected = f"gallery_schema({self.dim})"
+                raise GalleryError("rows of another shape", seen=seen, expected=expected, where=piece.piece_id)
+        rows = self._joined(pieces)
+        if not len(rows):
             return
-        if not pc.all(pc.equal(piece.rows["piece_id"], piece.piece_id)).as_py():
-            raise GalleryError("rows name another piece", seen=piece.rows["piece_id"][0], expected=piece.piece_id)
-        vectors = np.concatenate([chunk.flatten().to_numpy() for chunk in piece.rows["vector"].chunks])
+        owners = np.repeat(np.arange(len(pieces)), [len(piece.rows) for piece in pieces])
+        expected_ids = pa.array([piece.piece_id for piece in pieces]).take(pa.array(owners))
+        is_named = pc.equal(rows["piece_id"].combine_chunks(), expected_ids).to_numpy(zero_copy_only=False)
+        if not is_named.all():
+            row = int(np.argmin(is_named))
+            raise GalleryError("rows name another piece", seen=rows["piece_id"][row], expected=expected_ids[row])
+        vectors = rows["vector"].combine_chunks().flatten().to_numpy()
         lengths = np.linalg.norm(vectors.reshape(-1, self.dim), axis=1)
-        if not bool(np.all(np.abs(lengths - 1) < _UNIT_TOLERANCE)):  # also false for NaN
-            worst = lengths[int(np.argmax(np.nan_to_num(np.abs(lengths - 1), nan=np.inf)))]
-            raise GalleryError("vectors are not unit vectors", seen=f"length {worst}", expected=1, where=piece.piece_id)
+        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # also false for NaN
+        if not is_unit.all():
+            row = int(np.argmax(np.nan_to_num(np.abs(lengths - 1), nan=np.inf)))
+            where = pieces[owners[row]].piece_id
+            raise GalleryError("vectors are not unit vectors", seen=f"length {lengths[row]}", expected=1, where=where)

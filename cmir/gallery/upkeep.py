@@ -1,20 +1,30 @@
-"""A gallery between jobs: find doubled ids, merge fragments, index ids, remove what nobody reads, say how it is."""
+"""A gallery between jobs: find doubled ids, merge fragments, index columns, remove what nobody reads, say how it is."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cmir.archive import storage
 from cmir.gallery import commits
+from cmir.gallery.compaction import COMPACT_ABOVE_FRAGMENTS
 from cmir.gallery.publish import Pointer, find_pointer, sequence_of_tag
 from cmir.gallery.table import Gallery, SpaceTable
 from cmir.gallery.tuning import indexed_rows
 
 GRACE: Final = timedelta(hours=1)  # versions and superseded tags younger than this are left to readers that hold them
-ID_INDEX_NAME: Final = "item_id_idx"
-COMPACT_ABOVE_FRAGMENTS: Final = 8
+ID_COLUMN: Final = {"item_id": "BTREE"}  # looking up an item does not scan
+FILTER_COLUMNS: Final = {  # what asks narrow by; bbox is left out, see docs/decisions.md
+    "modality": "BITMAP",
+    "sensor": "BITMAP",
+    "labels": "LABEL_LIST",
+    "acquired_at": "BTREE",
+    "cloud_cover": "BTREE",
+    "gsd_m": "BTREE",
+}
 _COMPACTION_ATTEMPTS: Final = 3
+_ORPHAN_AGE: Final = timedelta(days=7)  # Lance's own, for files of no version: a job may be about to commit them
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +106,31 @@ def compact(space: SpaceTable) -> int:
     return 0
 
 
-def index_ids(uri: str, min_rows: int) -> bool:
-    """Index item_id of the table at a URI, so that looking up an item does not scan; True where that was done now.
+def index_columns(uri: str, columns: Mapping[str, str], min_rows: int) -> list[str]:
+    """Index columns (name -> kind of Lance's scalar indexes) of the table at a URI; returns those built or extended.
 
-    Tables of fewer rows are left as they are, and so are those that have the index: `optimize_indices` extends it.
+    Tables of fewer rows are left as they are. An index that stands is extended by the rows that came since.
     """
     if not commits.exists_table(uri):
-        return False
+        return []
     dataset = commits.open_table(uri)
-    if dataset.count_rows() < min_rows or any(index.name == ID_INDEX_NAME for index in dataset.describe_indices()):
-        return False
-    dataset.create_scalar_index("item_id", "BTREE", name=ID_INDEX_NAME)
-    return True
+    if dataset.count_rows() < min_rows:
+        return []
+    covered = {index.name: int(index.num_rows_indexed) for index in dataset.describe_indices()}
+    missing = [column for column in columns if index_name(column) not in covered]
+    stale = [
+        column for column in columns if covered.get(index_name(column), dataset.count_rows()) < dataset.count_rows()
+    ]
+    for column in missing:
+        dataset.create_scalar_index(column, columns[column], name=index_name(column))
+    if stale:
+        commits.open_table(uri).optimize.optimize_indices(index_names=[index_name(column) for column in stale])
+    return [*missing, *stale]
+
+
+def index_name(column: str) -> str:
+    """What the scalar index of a column is called."""
+    return f"{column}_idx"
 
 
 def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
@@ -117,8 +140,9 @@ def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
     to, anything younger than `grace` (readers that have not yet noticed a new pointer), and files of no version younger
     than seven days (a job may be about to commit them).
     """
-    num_tags, num_versions, num_bytes = 0, 0, 0
-    tables = [*gallery.space_ids(), "thumbnails", "_ledger", "_shards"]
+    folders = [gallery.uri, storage.join(gallery.uri, "_spaces"), storage.join(gallery.uri, "_quarantine")]
+    num_tags, num_versions, num_bytes = 0, 0, sum(storage.remove_staged(uri, _ORPHAN_AGE) for uri in folders)
+    tables = [*gallery.space_ids(), "thumbnails", "_files-thumbnails", "_ledger", "_shards"]
     for uri in [uri for uri in map(gallery.table_uri, tables) if commits.exists_table(uri)]:
         dataset = commits.open_table(uri)
         for tag in sorted(dataset.tags.list()):
