@@ -65,7 +65,9 @@ class TrainConfig(JobConfig):
     tune_towers: bool = Field(False, description="Train pretrained towers too; else they stay as they are.")
     tower_learning_rate: float = Field(3e-5, gt=0, description="Highest learning rate of tuned towers.")
     chip_size_px: int | None = Field(
-        None, ge=16, description="Side of all chips; 128 for rgb and 64 for others, or what a pretrained tower wants."
+        None,
+        ge=16,
+        description="Side of all chips; else 128 for rgb (and pan, by pan-ms), 64 for others, or a tower's own.",
     )
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")

@@ -12,7 +12,7 @@ from cmir.network.augment_speech import SpeechAugmentation, SpeechAugmenter
 NOTHING = SpeechAugmentation(
     speed_share=0, room_share=0, tilt_db_per_octave=0, narrow_share=0, noise_share=0, clipping_share=0, shift_s=0
 )
-STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), num_bands=0, num_gaps=0)
+STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), balance=0.0, num_bands=0, num_gaps=0)
 
 
 def augmenter(**settings: object) -> SpeechAugmenter:
@@ -174,3 +174,16 @@ def test_masks_take_whole_bands_or_frames(settings: dict[str, float], axis: int)
     other = 3 - axis
     assert (changed.amax(dim=other) == changed.amin(dim=other)).all()
     assert 0.7 < changed.mean() < 1.0
+
+
+def test_balance_makes_bands_louder_or_softer_throughout_an_utterance() -> None:
+    torch.manual_seed(0)
+    mel, num_frames = spectrograms()
+    changed, _ = SpectrogramAugmenter(dataclasses.replace(STILL, balance=0.5))(mel, num_frames)
+    added = changed - mel
+    for i, length in enumerate(num_frames.tolist()):
+        torch.testing.assert_close(added[i, :, :length], added[i, :, :1].expand(64, length), rtol=0, atol=1e-4)
+        assert float(changed[i, :, length:].abs().sum()) == 0
+        assert 0.05 < float(added[i, :, 0].std()) < 2.0
+        assert float(added[i, :, 0].diff().abs().max()) < 0.3, "neighbours differ little"
+    assert not torch.allclose(added[0, :, 0], added[1, :, 0])

@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from cmir.archive import storage
 from cmir.archive.imagery import Chip
+from cmir.archive.object_store import S3Settings
 from cmir.errors import CmirError, DataError, SpaceMismatchError
 from cmir.network.bundle import load_bundle, read_config, read_metrics, save_bundle
 from cmir.network.image_tower import ImageTowerConfig
@@ -202,7 +203,7 @@ def test_it_lives_in_object_storage_too(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
         monkeypatch.setenv("AWS_REGION", "us-east-1")
-        settings = storage.S3Settings.from_environment()
+        settings = S3Settings.from_environment()
         fsspec.filesystem("s3", key="any", secret="any", client_kwargs={"endpoint_url": settings.endpoint_url}).mkdir(
             "archive"
         )

@@ -22,6 +22,7 @@ from cmir.network.objectives.contrastive import (
     label_share,
     modality_loss,
     pair_loss,
+    word_loss,
 )
 
 PAN, MS, RGB, SPEECH = range(4)
@@ -72,7 +73,7 @@ def test_info_nce_shares_the_positives_and_leaves_out_rows_without_any() -> None
 
 def test_label_loss_is_the_sigmoid_loss_summed_over_labels() -> None:
     vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    batch = targets([RGB, SPEECH], labels=[[1, 1], [0, 1]])
+    batch = targets([RGB, PAN], labels=[[1, 1], [0, 1]])
     loss = label_loss(vectors, batch, torch.eye(2), torch.tensor(math.log(2.0)), torch.tensor(-1.0))
 
     def cost(cosine: float, present: bool) -> float:
@@ -81,6 +82,27 @@ def test_label_loss_is_the_sigmoid_loss_summed_over_labels() -> None:
 
     expected = cost(1, True) + cost(0, True) + cost(0.6, False) + cost(0.8, True)
     assert float(loss) == pytest.approx(expected / 2, abs=1e-6)
+
+
+def test_an_utterance_names_labels_and_denies_none_unless_it_names_none_at_all() -> None:
+    vectors, bias = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8], [0.8, 0.0, 0.6]]), torch.tensor(-1.0)
+    batch = replace(targets([SPEECH] * 3, labels=[[1, 0, 0], [0, 1, 1], [0, 0, 0]]), has_labels=torch.ones(3).bool())
+    loss = label_loss(vectors, batch, torch.eye(3), torch.tensor(math.log(2.0)), bias)
+    one = math.log(math.exp(1.2) + math.exp(1.6) + 1.0) - 1.2
+    two = math.log(1.0 + math.exp(1.2) + math.exp(1.6)) - (1.2 + 1.6) / 2
+    none = sum(math.log1p(math.exp(2 * cosine - 1)) for cosine in (0.8, 0.0, 0.6))
+    assert float(loss) == pytest.approx((one + two + none) / 3, abs=1e-6)
+
+
+def test_words_cost_their_distance_from_the_sum_of_their_labels() -> None:
+    prototypes = torch.eye(3).requires_grad_()
+    vectors = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]]).requires_grad_()
+    batch = targets([SPEECH, SPEECH, SPEECH, RGB], labels=[[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    loss = word_loss(vectors, batch, prototypes)
+    assert float(loss.detach()) == pytest.approx((0 + 1 - math.sqrt(0.5)) / 2, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, vectors)
+    assert gradient[2:].abs().sum() == 0, "neither words without a label nor images are words"
+    assert not word_loss(vectors.detach(), batch, prototypes).requires_grad, "prototypes stay where images put them"
 
 
 def test_items_without_labels_are_not_taken_as_negatives() -> None:
@@ -115,6 +137,7 @@ def test_a_term_without_anything_to_compare_is_zero_and_keeps_the_graph() -> Non
         class_loss(vectors, batch, unit(3, 8), ONE),
         pair_loss(vectors, batch, ONE),
         modality_loss(vectors, batch, ONE),
+        word_loss(vectors, batch, unit(3, 8)),
     ):
         assert float(loss.detach()) == 0.0
         assert torch.autograd.grad(loss, vectors)[0].abs().sum() == 0
@@ -125,7 +148,7 @@ def test_a_weight_of_zero_leaves_a_term_out() -> None:
     objective = ContrastiveObjective(weights, dim=8, num_classes=2)
     batch = targets([PAN, PAN, MS, MS], pairs=[0, 1, 0, 1], labels=[[1, 0, 0], [0, 1, 0]] * 2)
     terms = objective(unit(4, 8), batch, unit(3, 8), ONE, ONE)
-    assert set(terms) == {"labels", "pairs", "modalities"}
+    assert set(terms) == {"labels", "pairs", "modalities", "words"}
     plain = pair_loss(unit(4, 8), batch, objective.pair_log_scale.exp())
     torch.testing.assert_close(terms["pairs"], 0.5 * plain)
 

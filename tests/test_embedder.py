@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cmir.archive import shards
 from cmir.archive.imagery import Chip, decode_chip, raw_media, read_raster
 from cmir.archive.schema import Media
 from cmir.archive.sensors import UCMERCED, US_SURVEY_FOOT_M
@@ -22,6 +23,7 @@ from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.statistics import RunningStatistics
+from tests.conftest import MakeRow
 
 BGRN = ("blue", "green", "red", "nir")
 RGB = ("red", "green", "blue")
@@ -305,3 +307,37 @@ def test_real_files_have_the_vectors_of_their_archive_rows(real_data: Path, tmp_
     sounds = [Media("speech", path.read_bytes(), path.suffix[1:]) for path in spoken]
     together = embedder.embed(sounds)
     np.testing.assert_allclose(together, np.concatenate([embedder.embed([sound]) for sound in sounds]), atol=1e-5)
+
+
+def test_a_table_gives_the_vectors_of_its_items(embedder: Embedder, make_row: MakeRow) -> None:
+    good = [*(ms_media(i) for i in range(5)), tone(440, 0.4), tone(330, 1.2)]
+    nan = raw_media("ms", np.zeros((4, 8, 8), np.float32), bands=BGRN)
+    bad = replace(nan, data=np.full((4, 8, 8), np.nan, np.float32).tobytes())
+    pixels = np.full((4, 16, 16), -3.4e38, np.float32)
+    pixels[:, 4:8, 4:8] = 3.4e38
+    extreme = raw_media("ms", pixels, bands=BGRN)
+    media = [*good[:5], bad, *good[5:], extreme]
+    table = shards.table_of_rows([replace(make_row(i), media=one) for i, one in enumerate(media)], "train")
+    seen: dict[int, Chip] = {}
+    found = embedder.embed_table(table, on_chip=seen.__setitem__)
+    assert sorted(found.errors) == [5, 8]
+    assert "not finite" in str(found.errors[5])
+    assert "embedding is not finite" in str(found.errors[8])
+    assert not found.vectors[[5, 8]].any()
+    places = [0, 1, 2, 3, 4, 6, 7]
+    np.testing.assert_allclose(found.vectors[places], embedder.embed(good), atol=1e-6)
+    assert sorted(seen) == [0, 1, 2, 3, 4, 8]
+    assert np.array_equal(seen[3].pixels, decode_chip(media[3]).pixels)
+    stacked = embedder.embed_table(table.slice(0, 5))
+    np.testing.assert_allclose(stacked.vectors, embedder.embed(good[:5]), atol=1e-6)
+    assert embedder.embed_table(table.slice(0, 0)).vectors.shape == (0, embedder.dim)
+
+
+def test_chips_in_a_table_that_the_network_cannot_read_say_why(embedder: Embedder, make_row: MakeRow) -> None:
+    thermal = raw_media(
+        "ms", np.ones((2, 8, 8), np.uint16), bands=("thermal_1", "thermal_2"), wavelength_nm=(1e4, 1.2e4)
+    )
+    table = shards.table_of_rows([replace(make_row(i), media=thermal) for i in range(2)], "train")
+    found = embedder.embed_table(table)
+    assert sorted(found.errors) == [0, 1]
+    assert all("band" in str(error) for error in found.errors.values())

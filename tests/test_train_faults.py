@@ -1,6 +1,5 @@
 """A worker, the driver or a node is killed in the middle of an epoch; the training still does all of its steps."""
 
-import contextlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from ray.util.state import list_nodes
 
 from cmir.network.bundle import load_bundle
 from tests.conftest import RayCluster, running_cluster
+from tests.ray_nodes import kill_with_children
 from tests.tiny_archives import chip_row, tone_row, write_archive
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -112,21 +112,6 @@ def test_after_a_killed_driver_the_same_command_resumes(start: Callable[..., Job
     code, line = start("--resume").end()
     assert (code, line["num_steps"]) == (0, NUM_STEPS)
     assert 0 < line["num_steps_before"] < NUM_STEPS, "from a checkpoint, not from the start"
-
-
-def kill_with_children(pid: int) -> None:
-    """A node with all that runs on it; what Ray starts leads process groups of its own."""
-    parents: dict[int, int] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            parents[int(file.parent.name)] = int(file.read_text().rsplit(")", 1)[1].split()[1])
-    found, start = [pid], 0
-    while start < len(found):
-        found += [child for child, parent in parents.items() if parent == found[start]]
-        start += 1
-    for one in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
 
 
 def wait_for_nodes(cluster: RayCluster, num_nodes: int) -> None:

@@ -23,7 +23,7 @@ from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import DivergedError, Learner, divided, learning_rate
 from cmir.network.new_learner import build_learner
-from cmir.network.objectives.contrastive import Targets
+from cmir.network.objectives.contrastive import ContrastiveWeights, Targets
 from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
@@ -58,6 +58,26 @@ def test_chips_grow_to_the_size_that_inference_sees() -> None:
     assert sizes == [[96, 112, 128, 128], [64, 64, 64, 64]]
     assert TrainSettings(growth=()).size_px_at("rgb", 0.0) == 128
     assert tiny_settings().size_px_at("rgb", 0.0) == 16
+
+
+def test_a_preset_has_sizes_and_weights_of_its_own_where_none_are_given() -> None:
+    settings = TrainSettings(preset="pan-ms")
+    assert (settings.working_size_px["pan"], settings.size_px_at("pan", 1.0), settings.term_weights.classes) == (
+        128,
+        128,
+        0.75,
+    )
+    assert TrainSettings().working_size_px["pan"] == 64
+    assert (TrainSettings().term_weights.classes, settings.term_weights.labels) == (0.25, 0.25)
+    given = TrainSettings(preset="pan-ms", weights=ContrastiveWeights(classes=0.1), chip_size_px={"pan": 48, "ms": 48})
+    assert (given.working_size_px, given.term_weights.classes) == ({"pan": 48, "ms": 48}, 0.1)
+    assert TrainSettings(preset="pan-ms", ablate="classes").term_weights.classes == 0.0
+    assert TrainSettings(preset="pan-ms", objective="cmirnet").working_size_px["pan"] == 256
+    recorded = settings.recorded()
+    assert (recorded["chip_size_px"], recorded["weights"]) == (
+        {"pan": 128, "ms": 64, "rgb": 128},
+        {"labels": 0.25, "classes": 0.75, "pairs": 0.25, "modalities": 0.1, "words": 0.75},
+    )
 
 
 def test_speech_is_changed_more_as_training_goes_on() -> None:

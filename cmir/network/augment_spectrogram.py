@@ -1,4 +1,4 @@
-"""Batches of log-mel spectrograms as another vocal tract or tempo would have made them, and with parts missing.
+"""Batches of log-mel spectrograms as another voice, vocal tract or tempo would have made them, and with parts missing.
 
 For training only. Each change is drawn per utterance from torch's own generator.
 """
@@ -15,10 +15,12 @@ from cmir.network.augment_speech import inside, uniform
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramAugmentation:
-    """Changes of log-mel spectrograms: vocal tract length, tempo, and SpecAugment's masks (Park et al. 2019)."""
+    """Changes of log-mel spectrograms: vocal tract, tempo, balance, and SpecAugment's masks (Park et al. 2019)."""
 
     warp_range: tuple[float, float] = (0.82, 1.2)  # of the mel axis
     tempo_range: tuple[float, float] = (0.75, 1.3)
+    balance: float = 0.35  # of a smooth curve over the mels that is added, where an utterance's own deviation is 1
+    balance_knots: int = 6
     num_bands: int = 2
     band_mels: float = 12
     num_gaps: int = 2
@@ -30,6 +32,7 @@ class SpectrogramAugmentation:
             self,
             warp_range=_towards_one(self.warp_range, strength),
             tempo_range=_towards_one(self.tempo_range, strength),
+            balance=self.balance * strength,
             band_mels=self.band_mels * strength,
             gap_share=self.gap_share * strength,
         )
@@ -50,7 +53,14 @@ class SpectrogramAugmenter(nn.Module):
         """Warped and masked spectrograms and their frame counts; masked cells hold 0, the mean of a normalised one."""
         with torch.no_grad():
             warped_BMF, num_frames_B = self._warp(mel_BMF, num_frames_B)
-            return self._mask(warped_BMF, num_frames_B), num_frames_B
+            spoken_B1F = inside(num_frames_B, warped_BMF.shape[2])[:, None]
+            return self._mask((warped_BMF + self._balance(warped_BMF)) * spoken_B1F, num_frames_B), num_frames_B
+
+    def _balance(self, mel_BMF: Tensor) -> Tensor:
+        """f32[B,M,1]: how much louder or softer each band is, as another voice, microphone or line would have it."""
+        knots_B1K = torch.randn(len(mel_BMF), 1, self.settings.balance_knots, device=mel_BMF.device)
+        curve_B1M = F.interpolate(knots_B1K, mel_BMF.shape[1], mode="linear", align_corners=True)
+        return curve_B1M.mT * self.settings.balance
 
     def _warp(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Sample the spectrogram on another grid of mels and frames, bilinearly."""
@@ -64,7 +74,7 @@ class SpectrogramAugmenter(nn.Module):
         shape = (len(mel_BMF), num_mels, x_BF.shape[1])
         grid = torch.stack([x_BF[:, None, :].expand(shape), y_BM[:, :, None].expand(shape)], dim=-1)
         warped = F.grid_sample(mel_BMF[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
-        return warped * inside(frames_B, warped.shape[2])[:, None], frames_B
+        return warped, frames_B
 
     def _mask(self, mel_BMF: Tensor, num_frames_B: Tensor) -> Tensor:
         keep = torch.ones_like(mel_BMF)

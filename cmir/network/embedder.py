@@ -6,21 +6,26 @@ chip's modality, shape, dtype, bands and sensor; an utterance's padded length), 
 no layer of the network looks across a batch.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmir.archive import shards
 from cmir.archive.imagery import Chip, decode_chip
+from cmir.archive.raster import NATIVE_DTYPES, Pixels
+from cmir.archive.raw_chips import RawChips, raw_chips
 from cmir.archive.schema import Media, Modality
 from cmir.archive.speech import decode_features, decode_speech
 from cmir.errors import ConfigError, DataError
 from cmir.network.bundle import Bundle, load_bundle
 from cmir.network.hearing import Heard, hear
+from cmir.network.precision import lay_channels_last
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -28,6 +33,7 @@ F32 = NDArray[np.float32]
 
 # Native values (pixels or samples) sent to the device at once: 64 MB in float32, about 85 chips of 256 x 256 x 3.
 _MAX_BATCH_VALUES: Final = 2**24
+_TORCH_DTYPES: Final = {name: getattr(torch, name) for name in NATIVE_DTYPES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +45,14 @@ class Prepared:
     form: Hashable
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedTable:
+    """What came of a table's rows: `vectors` f32[N,D], zeros for the rows of `errors`, which says why."""
+
+    vectors: F32
+    errors: dict[int, DataError]
+
+
 class Embedder:
     """A bundle made ready on a device. Safe to use from several threads at once.
 
@@ -47,19 +61,19 @@ class Embedder:
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: Device = "auto", precision: Precision = "fp32", max_batch: int = 64
+        self, bundle: Bundle, *, device: Device = "auto", precision: Precision = "fp32", max_batch: int | None = None
     ) -> None:
         self.bundle = bundle
         self.device = resolve_device(device)
         self.precision: Precision = precision if self.device.type == "cuda" else "fp32"
-        self.max_batch = max_batch
+        self.max_batch = max_batch or (256 if self.device.type == "cuda" else 64)
         self.prototypes: F32 = bundle.net.unit_prototypes().detach().cpu().numpy()
         self._net = bundle.net.to(self.device)
         self._layout = torch.channels_last if self.precision == "bf16" else torch.contiguous_format
         if self.device.type == "cuda" and self.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # on by default; would move vectors by 1e-3
         if self.precision == "bf16":
-            self._net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lay_channels_last(self._net)
 
     @classmethod
     def open(
@@ -68,7 +82,7 @@ class Embedder:
         *,
         device: Device = "auto",
         precision: Precision = "fp32",
-        max_batch: int = 64,
+        max_batch: int | None = None,
         num_threads: int | None = None,
     ) -> "Embedder":
         """Load, verify and place a bundle.
@@ -118,8 +132,7 @@ class Embedder:
     def core(self, prepared: Sequence[Prepared]) -> Tensor:
         """Unit vectors f32[B,D] of decoded items, in their order, on the device."""
         vectors = torch.zeros(len(prepared), self.dim, device=self.device)
-        bf16 = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), self._autocast():
             for rows in self._batches(prepared):
                 vectors[rows] = self._encode([prepared[row] for row in rows]).float()
         return vectors
@@ -151,6 +164,31 @@ class Embedder:
         for place, vector in zip(places, self.post(self.core(good)), strict=True):
             results[place] = vector if np.isfinite(vector).all() else _not_finite(media[place])
         return results
+
+    def embed_table(self, table: pa.Table, *, on_chip: Callable[[int, Chip], object] | None = None) -> EmbeddedTable:
+        """The vectors of a SHARD_SCHEMA table's rows; a bad row does not stop the others.
+
+        Raw chips of one form go to the device as one array; the device works while the next rows are made ready, and
+        is waited for once, at the end. `on_chip` is told row and chip of every row that shows one.
+        """
+        vectors = torch.zeros(len(table), self.dim, device=self.device)
+        errors: dict[int, DataError] = {}
+        start = 0
+        while start < len(table):
+            part = table.slice(start, self._num_rows_at_once(table, start))
+            stacked = raw_chips(part)
+            if stacked is None or not self._can_read(stacked):
+                self._embed_items(part, start, vectors, errors, on_chip)
+            else:
+                vectors[start : start + len(part)] = self._encode_stacked(stacked)
+                for i in range(len(part) if on_chip else 0):
+                    on_chip(start + i, stacked.chip(i))  # type: ignore[misc]
+            start += len(part)
+        numbers = self.post(vectors)
+        for row in np.flatnonzero(~np.isfinite(numbers).all(axis=1)).tolist():
+            errors[row] = _not_finite(shards.media_of(table, row))
+        numbers[list(errors)] = 0.0
+        return EmbeddedTable(numbers, errors)
 
     def warm_up(self) -> None:
         """Run every tower once, so that the first request does not pay for allocation and kernel selection."""
@@ -188,6 +226,62 @@ class Embedder:
     def _waveform(self, waveform: F32) -> Prepared:
         return Prepared("speech", waveform, ("speech", self.bundle.preprocessing.bucket_samples(len(waveform))))
 
+    def _num_rows_at_once(self, table: pa.Table, start: int) -> int:
+        """At most `max_batch` rows and about `_MAX_BATCH_VALUES` values, by the size of the first."""
+        num_bytes = len(table["data"][start].as_buffer())
+        return max(1, min(self.max_batch, _MAX_BATCH_VALUES // max(1, num_bytes)))
+
+    def _can_read(self, stacked: RawChips) -> bool:
+        """Whether the network reads chips like these; each of those that it does not is given its reason by itself."""
+        if stacked.modality not in self.modalities:
+            return False
+        try:
+            self.bundle.preprocessing.reading(stacked.modality, stacked.first)
+        except DataError:
+            return False
+        return True
+
+    def _encode_stacked(self, stacked: RawChips) -> Tensor:
+        """Vectors f32[N,D] on the device; on CUDA this returns before they are computed."""
+        preprocessing, modality = self.bundle.preprocessing, stacked.modality
+        reading = preprocessing.reading(modality, stacked.first)
+        with torch.inference_mode(), self._autocast():
+            pixels = preprocessing.stacked_input(modality, self._on_device(stacked.pixels), reading)
+            conditions = preprocessing.stacked_conditions(reading, stacked.gsd_m)
+            return self._encode_pixels(modality, pixels, conditions).float()
+
+    def _on_device(self, pixels: Pixels) -> Tensor:
+        """A copy of native pixels on the device; to CUDA from pinned memory, beside what runs there."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(pixels.copy())
+        staged = torch.empty(pixels.shape, dtype=_TORCH_DTYPES[pixels.dtype.name], pin_memory=True)
+        np.copyto(staged.numpy(), pixels)
+        return staged.to(self.device, non_blocking=True)
+
+    def _embed_items(
+        self,
+        part: pa.Table,
+        start: int,
+        vectors: Tensor,
+        errors: dict[int, DataError],
+        on_chip: Callable[[int, Chip], object] | None,
+    ) -> None:
+        """Rows one by one as far as decoding goes: encoded files, sound, bad ones."""
+        good: list[Prepared] = []
+        places: list[int] = []
+        for row, media in enumerate(shards.medias(part), start):
+            try:
+                good.append(self.pre(media))
+                places.append(row)
+            except DataError as error:
+                errors[row] = error
+                continue
+            content = good[-1].content
+            if on_chip is not None and isinstance(content, Chip):
+                on_chip(row, content)
+        if good:
+            vectors[places] = self.core(good)
+
     def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         """Rows of equal form, at most `max_batch` and about `_MAX_BATCH_VALUES` values at a time."""
         groups: dict[Hashable, list[int]] = {}
@@ -199,14 +293,19 @@ class Embedder:
             size = max(1, min(self.max_batch, _MAX_BATCH_VALUES // max(1, num_values)))
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _encode_pixels(self, modality: Modality, pixels: Tensor, conditions: tuple[Tensor, Tensor]) -> Tensor:
+        wavelength_nm, gsd_m = (told.to(self.device, non_blocking=True) for told in conditions)
+        return self._net.encode_image(modality, pixels.contiguous(memory_format=self._layout), wavelength_nm, gsd_m)
+
     def _encode(self, batch: Sequence[Prepared]) -> Tensor:
         preprocessing, modality = self.bundle.preprocessing, batch[0].modality
         chips = [item.content for item in batch if isinstance(item.content, Chip)]
         if chips:
             pixels = preprocessing.image_input(modality, chips, device=self.device)
-            wavelength_nm, gsd_m = preprocessing.conditions(modality, chips)
-            pixels = pixels.contiguous(memory_format=self._layout)
-            return self._net.encode_image(modality, pixels, wavelength_nm.to(self.device), gsd_m.to(self.device))
+            return self._encode_pixels(modality, pixels, preprocessing.conditions(modality, chips))
         sounds = [item.content for item in batch if not isinstance(item.content, Chip)]
         if self._takes_features:
             features = preprocessing.feature_input(sounds, device=self.device)

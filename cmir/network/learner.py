@@ -24,7 +24,7 @@ from cmir.network.compiled import compile_trunk
 from cmir.network.model import ImageInput, SharedSpaceNet
 from cmir.network.objectives.contrastive import ContrastiveObjective
 from cmir.network.optimizer import KernelOptimizer
-from cmir.network.precision import is_bfloat16
+from cmir.network.precision import is_bfloat16, lay_channels_last
 from cmir.network.pretrained_training import backbone_groups
 from cmir.network.training_settings import TrainSettings
 
@@ -46,7 +46,7 @@ class Learner:
         is_on_cuda = device.type == "cuda"
         self.net = net.to(device)
         if is_on_cuda:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lay_channels_last(self.net)
         self.objective = objective.to(device)
         frozen = {id(parameter): parameter for parameter in self.net.parameters() if not parameter.requires_grad}
         self.average = copy.deepcopy(self.net, frozen).requires_grad_(False)  # what stays as it is exists once
@@ -59,6 +59,7 @@ class Learner:
             learning_rate=settings.learning_rate,
             kernel_learning_rate=settings.kernel_learning_rate,
             kernel_decay=settings.kernel_decay,
+            in_bfloat16=self.is_bfloat16,
         )
 
     def prepare(self, batch: Batch, *, step: int, fraction: float, rank: int = 0) -> VariedBatch:

@@ -1,11 +1,7 @@
 """What moves the weights: Muon the kernels inside towers, AdamW everything else, as one thing with one state.
 
-Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024) makes the update of a matrix
-orthogonal: all directions of a kernel are moved alike, where Adam moves most what is loud already. A few thousand steps
-on a small set then find what Adam does not find in many more (docs/decisions.md). torch's takes matrices alone, so a
-kernel [out,in,...] is handed to it as the matrix [out,in*...]. Its columns have that order however the kernel lies in
-memory: gradients that were averaged over workers, and states of another device, lie otherwise. Kernels that do not lie
-in that order themselves are copied there and back.
+Muon makes the update of a kernel orthogonal: all directions are moved alike, where Adam moves most what is loud
+already. A few thousand steps on a small set then find what Adam does not find in many more (docs/decisions.md).
 """
 
 from collections.abc import Sequence
@@ -13,6 +9,8 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+
+from cmir.network.muon import Muon
 
 _ADAM_BETAS: Final = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits runs of a few thousand steps
 
@@ -31,13 +29,12 @@ class KernelOptimizer:
         learning_rate: float,
         kernel_learning_rate: float,
         kernel_decay: float,
+        in_bfloat16: bool = False,
     ) -> None:
-        self._kernels = list(kernels)
-        self._matrices = [nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
         self.adamw = torch.optim.AdamW(list(others), lr=learning_rate, betas=_ADAM_BETAS, fused=True)
-        self.muon: torch.optim.Muon | None = None
+        self.muon: Muon | None = None
         if kernels:
-            self.muon = torch.optim.Muon(self._matrices, lr=kernel_learning_rate, weight_decay=kernel_decay)
+            self.muon = Muon(kernels, lr=kernel_learning_rate, weight_decay=kernel_decay, in_bfloat16=in_bfloat16)
             self.muon.param_groups[0]["rate_scale"] = kernel_learning_rate / learning_rate
 
     def set_learning_rate(self, rate: float) -> None:
@@ -47,25 +44,13 @@ class KernelOptimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self.adamw.zero_grad()
-        for kernel in self._kernels:
-            kernel.grad = None
+        for optimizer in self._both:
+            optimizer.zero_grad()
 
     def step(self) -> None:
         """One update by the gradients that stand in the parameters."""
-        self.adamw.step()
-        if self.muon is None:
-            return
-        with torch.no_grad():
-            pairs = list(zip(self._kernels, self._matrices, strict=True))
-            apart = [(kernel, matrix) for kernel, matrix in pairs if kernel.data_ptr() != matrix.data_ptr()]
-            for kernel, matrix in apart:
-                matrix.copy_(kernel.flatten(1))
-            for kernel, matrix in pairs:
-                matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-            self.muon.step()  # type: ignore[no-untyped-call]
-            for kernel, matrix in apart:
-                kernel.copy_(matrix.view(kernel.shape))
+        for optimizer in self._both:
+            optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
@@ -79,5 +64,9 @@ class KernelOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of both, AdamW's first; kernels stand in them as matrices."""
-        return self.adamw.param_groups + (self.muon.param_groups if self.muon else [])
+        """Of both, AdamW's first."""
+        return [group for optimizer in self._both for group in optimizer.param_groups]
+
+    @property
+    def _both(self) -> tuple[torch.optim.Optimizer, ...]:
+        return (self.adamw, self.muon) if self.muon is not None else (self.adamw,)

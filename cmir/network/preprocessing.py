@@ -6,7 +6,7 @@ Which bands a tower reads, in which order and by which statistics, is decided in
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from cmir.network.statistics import FULL_SCALE, FeatureStatistics, RunningStatis
 # A band of no contrast (night, water) is not blown up: its deviation counts as at least this part of the full scale.
 MIN_STD_FRACTION: Final = 1e-3
 SPEECH_BUCKET_S: Final = 0.5
+_CHIPS_AT_ONCE: Final = 8  # resized together on a CPU: what its cache holds; all at once takes half as long again
 
 
 class Preprocessing(BaseModel):
@@ -77,20 +78,25 @@ class Preprocessing(BaseModel):
         h = w = the modality's chip size; C are the bands of `reading`, in its order. Raises DataError where the chips
         differ among themselves or their bands cannot be read.
         """
-        first = chips[0]
         if len({(chip.pixels.shape, chip.pixels.dtype, chip.bands, chip.sensor) for chip in chips}) != 1:
             raise DataError("chips of one batch differ in shape, dtype, bands or sensor", fix="group them first")
-        reading = self.reading(modality, first)
-        stacked = torch.from_numpy(np.stack([chip.pixels for chip in chips])).to(device)  # native [B,C,H,W]
-        if reading.rows != tuple(range(stacked.shape[1])):
-            stacked = stacked[:, list(reading.rows)]
-        return self.pixels_input(modality, stacked, reading.statistics)
+        stacked = torch.from_numpy(np.stack([chip.pixels for chip in chips])).to(device)
+        return self.stacked_input(modality, stacked, self.reading(modality, chips[0]))
+
+    def stacked_input(self, modality: Modality, pixels: Tensor, reading: BandReading) -> Tensor:
+        """As `image_input`, of native pixels [B,C,H,W], bands as they came; `reading` is that of any of the chips."""
+        if reading.rows != tuple(range(pixels.shape[1])):
+            pixels = pixels[:, list(reading.rows)]
+        return self.pixels_input(modality, pixels, reading.statistics)
 
     def pixels_input(self, modality: Modality, pixels: Tensor, statistics: SensorStatistics | None) -> Tensor:
         """Native pixels [B,C,H,W], bands in the order of `reading`, -> f32[B,C,h,w] on the device where they lie.
 
         `statistics` None takes each chip's own, from its pixels before the resize.
         """
+        if pixels.device.type == "cpu" and len(pixels) > _CHIPS_AT_ONCE:
+            parts = torch.split(pixels, _CHIPS_AT_ONCE)
+            return torch.cat([self.pixels_input(modality, part, statistics) for part in parts])
         size_px = self._size_px(modality)
         values = pixels.to(torch.float32)
         mean, std = _own_moments(values, pixels.dtype) if statistics is None else _moments(statistics, values)
@@ -105,9 +111,12 @@ class Preprocessing(BaseModel):
         Wavelengths are those seen in training where such statistics apply, else the chip's own; gsd_m is the chip's,
         else the mean seen in training. So a file sent without its metadata stands where it stands in the archive.
         """
-        reading = self.reading(modality, chips[0])
+        return self.stacked_conditions(self.reading(modality, chips[0]), [chip.gsd_m for chip in chips])
+
+    def stacked_conditions(self, reading: BandReading, gsd_m: Iterable[float | None]) -> tuple[Tensor, Tensor]:
+        """As `conditions`, of chips whose gsd is `gsd_m`, None or nan where not known."""
         trained_gsd_m = reading.statistics.gsd_m if reading.statistics else None
-        gsd = [first_known(chip.gsd_m, trained_gsd_m) for chip in chips]
+        gsd = [first_known(known_m, trained_gsd_m) for known_m in gsd_m]
         return torch.tensor(reading.wavelength_nm, dtype=torch.float32), torch.tensor(gsd, dtype=torch.float32)
 
     def reading(self, modality: Modality, chip: Chip) -> BandReading:

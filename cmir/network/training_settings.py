@@ -22,6 +22,9 @@ Compile = Literal["cuda", "never", "always"]
 _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TERMS, "cmirnet": cmirnet.TERMS}
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
+# What a preset changes of the defaults, chosen on a val split (docs/decisions.md).
+_PRESET_SIZE_PX: Final[dict[Preset, dict[Modality, int]]] = {"pan-ms": {"pan": 128}}
+_PRESET_WEIGHTS: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"classes": 0.75}}
 _SIZE_STEP_PX: Final = 16  # what the image tower divides sides by
 _LEAST_GROWN_PX: Final = 64
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
@@ -107,12 +110,17 @@ class TrainSettings(BaseModel):
         """What a bundle keeps of them: of a tower's folder only the name, since bundles hold no local paths."""
         towers = {"image_tower": self.image_tower, "speech_tower": self.speech_tower}
         names = {field: PurePath(tower).name for field, tower in towers.items() if is_folder(tower)}
-        return {**self.model_dump(mode="json"), **names}
+        used: dict[str, JsonValue] = {"chip_size_px": {str(name): px for name, px in self.working_size_px.items()}}
+        if self.objective == "contrastive":
+            used["weights"] = self.term_weights.model_dump()
+        return {**self.model_dump(mode="json"), **used, **names}
 
     @property
     def term_weights(self) -> ContrastiveWeights:
-        """The contrastive weights with the ablated term left out."""
-        return self.weights.model_copy(update={self.ablate: 0.0} if self.ablate else {})
+        """The contrastive weights: those given, else the preset's; the ablated term is left out."""
+        given = self.weights.model_dump(include=self.weights.model_fields_set)
+        told = {**_PRESET_WEIGHTS.get(self.preset, {}), **given}
+        return ContrastiveWeights.model_validate({**told, self.ablate: 0.0} if self.ablate else told)
 
     @property
     def published_settings(self) -> CmirNetSettings:
@@ -122,9 +130,11 @@ class TrainSettings(BaseModel):
 
     @property
     def working_size_px(self) -> dict[Modality, int]:
-        """The side to which chips are resized; the published network has its own unless sizes were set."""
-        is_published = self.objective == "cmirnet" and "chip_size_px" not in self.model_fields_set
-        return _PUBLISHED_SIZE_PX if is_published else self.chip_size_px
+        """The side to which chips are resized: as set, else the published network's or the preset's own."""
+        if "chip_size_px" in self.model_fields_set:
+            return self.chip_size_px
+        is_published = self.objective == "cmirnet"
+        return _PUBLISHED_SIZE_PX if is_published else {**self.chip_size_px, **_PRESET_SIZE_PX.get(self.preset, {})}
 
     def size_px_at(self, modality: Modality, fraction: float) -> int:
         """The side of training chips when `fraction` of the training has passed, a multiple of 16 or the whole.
@@ -133,7 +143,7 @@ class TrainSettings(BaseModel):
         sees them as inference does (progressive learning: Tan and Le, "EfficientNetV2", 2021). Chips of 64 px have
         nothing to spare and are never made smaller.
         """
-        whole_px = self.chip_size_px[modality]
+        whole_px = self.working_size_px[modality]
         scale = next((scale for until, scale in self.growth if fraction < until), 1.0)
         grown_px = math.ceil(whole_px * scale / _SIZE_STEP_PX) * _SIZE_STEP_PX
         return min(whole_px, max(_LEAST_GROWN_PX, grown_px))

@@ -2,15 +2,18 @@
 
     labels      sigmoid loss of every item against every label's prototype: an item may carry many labels, and each
                 (item, label) is judged by itself (SigLIP: Zhai et al., ICCV 2023, equation 1, with prototypes in the
-                place of texts)
+                place of texts); of an utterance, which names labels but denies none, the softmax over prototypes
     classes     cross-entropy over class prototypes, where items know their class
     pairs       InfoNCE in both directions between items of two modalities that show the same ground at the same time
                 (van den Oord et al., 2018; CLIP: Radford et al., 2021)
     modalities  items of two modalities attract each other by the labels they share (supervised contrastive, Khosla et
                 al., 2020, with soft targets: the share of the smaller label set that is common)
+    words       1 - cosine of an utterance and the sum of its labels' prototypes, brought to length 1: words are where
+                their labels are, and several words between them, so that what is near is ranked as by the labels
+                themselves; the prototypes are not moved by it
 
-A term without anything to compare in a batch is zero. Every term compares with negatives, so the collapsed solution,
-which CMIR-NET needs a regulariser against (PAPER, section 2), is never the best one.
+A term without anything to compare in a batch is zero. Every term but `words` compares with negatives, so the collapsed
+solution, which CMIR-NET needs a regulariser against (PAPER, section 2), is never the best one.
 
 With several workers the vectors of all of them are gathered, so that every worker computes the loss of the whole batch;
 averaging the workers' parameter gradients then gives exactly the gradient of one process with the whole batch.
@@ -26,10 +29,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from cmir.archive.schema import MODALITIES
 from cmir.network.catalogue import UNKNOWN
 
-Term = Literal["labels", "classes", "pairs", "modalities"]
-TERMS: Final[tuple[Term, ...]] = ("labels", "classes", "pairs", "modalities")
+Term = Literal["labels", "classes", "pairs", "modalities", "words"]
+TERMS: Final[tuple[Term, ...]] = ("labels", "classes", "pairs", "modalities", "words")
 _MAX_LOG_SCALE: Final = math.log(100.0)  # CLIP's bound of the temperature
 
 
@@ -42,6 +46,7 @@ class ContrastiveWeights(BaseModel):
     classes: float = Field(default=0.25, ge=0)
     pairs: float = Field(default=0.25, ge=0)
     modalities: float = Field(default=0.1, ge=0)
+    words: float = Field(default=0.75, ge=0)
 
 
 @dataclass(frozen=True)
@@ -114,16 +119,26 @@ class ContrastiveObjective(nn.Module):
             terms["pairs"] = pair_loss(vectors, targets, pair_scale)
         if self.weights.modalities:
             terms["modalities"] = modality_loss(vectors, targets, pair_scale)
+        if self.weights.words:
+            terms["words"] = word_loss(vectors, targets, prototypes)
         return {name: getattr(self.weights, name) * value for name, value in terms.items()}
 
 
 def label_loss(vectors: Tensor, targets: Targets, prototypes: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
-    """Sigmoid cross-entropy of scale * cosine + bias against the labels, summed over labels, mean over items f32[]."""
+    """Sigmoid cross-entropy of scale * cosine + bias against the labels, summed over labels, mean over items f32[].
+
+    An utterance names labels and denies none: where it names any, it is the cross-entropy of the softmax over labels of
+    scale * cosine, against an equal share for each label named.
+    """
     rows = targets.has_labels
     if not bool(rows.any()) or not len(prototypes):
         return _zero(vectors)
-    logits = vectors[rows] @ prototypes.T * log_scale.clamp(max=_MAX_LOG_SCALE).exp() + bias
-    return F.binary_cross_entropy_with_logits(logits, targets.labels[rows], reduction="none").sum(dim=1).mean()
+    labels = targets.labels[rows]
+    logits = vectors[rows] @ prototypes.T * log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+    naming = names_labels(targets)[rows]
+    shown = F.binary_cross_entropy_with_logits(logits + bias, labels, reduction="none").sum(dim=1)
+    named = F.cross_entropy(logits, labels / labels.sum(dim=1, keepdim=True).clamp_min(1.0), reduction="none")
+    return torch.where(naming, named, shown).mean()
 
 
 def class_loss(vectors: Tensor, targets: Targets, prototypes: Tensor, scale: Tensor) -> Tensor:
@@ -157,6 +172,20 @@ def modality_loss(vectors: Tensor, targets: Targets, scale: Tensor) -> Tensor:
             logits = vectors[both[0]] @ vectors[both[1]].T * scale
             losses += [info_nce(logits, share), info_nce(logits.T, share.T)]
     return torch.stack(losses).mean() if losses else _zero(vectors)
+
+
+def names_labels(targets: Targets) -> Tensor:
+    """bool[N]: the utterances that name a label or more."""
+    return (targets.modality == MODALITIES.index("speech")) & targets.has_labels & targets.labels.any(dim=1)
+
+
+def word_loss(vectors: Tensor, targets: Targets, prototypes: Tensor) -> Tensor:
+    """Mean over utterances with labels of 1 - cosine to the direction of their prototypes' sum, f32[]."""
+    rows = names_labels(targets)
+    if not bool(rows.any()):
+        return _zero(vectors)
+    places = F.normalize(targets.labels[rows] @ prototypes.detach(), dim=-1)
+    return (1.0 - (vectors[rows] * places).sum(dim=1)).mean()
 
 
 def info_nce(logits: Tensor, positives: Tensor) -> Tensor:
