@@ -8,6 +8,7 @@ import numpy as np
 
 from cmir.archive import storage
 from cmir.archive.imagery import decode_chip
+from cmir.archive.raster import Window
 from cmir.archive.schema import MODALITIES, Media, Modality
 from cmir.client import Client, ClientHit, item_part, label_part
 from cmir.errors import ConfigError, DataError, QueryError
@@ -25,7 +26,8 @@ _SOUNDS: Final = ("wav", "flac", "ogg", "mp3", "webm", "mp4")
 class Question:
     """One thing to ask by (an image or sound file, a label, or an item) and what to find.
 
-    `second_ear` names a recogniser to ask beside the speech tower, of a recording (see network/ear_opening).
+    `window` (column, row, width, height) is the part of the image that is meant, in pixels. `second_ear` names a
+    recogniser to ask beside the speech tower, of a recording (see network/ear_opening).
     """
 
     image: str | None = None
@@ -34,6 +36,7 @@ class Question:
     item: str | None = None
     modality: str | None = None
     sensor: str | None = None
+    window: Window | None = None
     targets: tuple[str, ...] = ()
     k: int = 10
     second_ear: str | None = None
@@ -47,11 +50,27 @@ class Question:
             raise QueryError(
                 "a sound file is no image", seen=f"--image {self.image}", expected=f"--speech {self.image}"
             )
+        if self.window is not None and self.image is None:
+            raise QueryError("a window is a part of an image", seen=f"--{given[0]}", expected="--image")
         if self.second_ear is not None and self.speech is None:
             raise QueryError("a second ear hears recordings", seen=f"--{given[0]}", expected="--speech")
 
 
-def media_of_file(uri: str, modality: str | None = None, sensor: str | None = None) -> Media:
+def window_of(text: str) -> Window:
+    """`column,row,width,height` as numbers. Raises QueryError for anything else.
+
+    >>> window_of("512,0,256,256")
+    (512, 0, 256, 256)
+    """
+    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if len(numbers) != 4 or text.count(",") != 3:
+        raise QueryError("not a window", seen=repr(text), expected="column,row,width,height in pixels")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def media_of_file(
+    uri: str, modality: str | None = None, sensor: str | None = None, window: Window | None = None
+) -> Media:
     """An image or sound file as media; an image's modality is told by its bands where it is not given.
 
     Raises QueryError for a kind of file or a modality that is not known, DataError where it cannot be read.
@@ -67,7 +86,7 @@ def media_of_file(uri: str, modality: str | None = None, sensor: str | None = No
     if ending not in _IMAGES:
         expected = ", ".join([*sorted(_IMAGES), *_SOUNDS])
         raise QueryError("unknown kind of file", seen=storage.name_of(uri), expected=f"a name ending in {expected}")
-    media = Media(modality or "rgb", data, _IMAGES[ending], sensor=sensor)
+    media = Media(modality or "rgb", data, _IMAGES[ending], sensor=sensor, window=window)
     if modality is not None:
         return media
     bands = decode_chip(replace(media, modality="ms")).bands
@@ -79,10 +98,16 @@ def _ending(uri: str) -> str:
     return storage.name_of(uri).rpartition(".")[2].lower()
 
 
-def embed_file(embedder: Embedder, uri: str, modality: str | None = None, sensor: str | None = None) -> F32:
+def embed_file(
+    embedder: Embedder,
+    uri: str,
+    modality: str | None = None,
+    sensor: str | None = None,
+    window: Window | None = None,
+) -> F32:
     """The unit vector f32[D] of an image or sound file. Raises DataError and QueryError as `media_of_file` does."""
     try:
-        vector: F32 = embedder.embed([media_of_file(uri, modality, sensor)])[0]
+        vector: F32 = embedder.embed([media_of_file(uri, modality, sensor, window)])[0]
     except DataError as error:
         raise error.at(uri) from error
     return vector
@@ -137,7 +162,7 @@ def _embed(embedder: Embedder, question: Question) -> tuple[F32, Heard | None]:
         return np.asarray(embedder.prototypes[embedder.labels.index(question.label)]), None
     if question.speech is not None:
         return hear_file(embedder, question.speech, question.second_ear)
-    return embed_file(embedder, question.image or "", question.modality, question.sensor), None
+    return embed_file(embedder, question.image or "", question.modality, question.sensor, question.window), None
 
 
 def ask_service(url: str, question: Question) -> list[ClientHit]:
@@ -156,7 +181,8 @@ def ask_service(url: str, question: Question) -> list[ClientHit]:
         elif question.image is not None:
             modality = cast(Modality | None, question.modality)
             data = storage.read_bytes(question.image)
-            answer = client.search_image(data, modality=modality, sensor=question.sensor, target=targets, k=question.k)
+            told = {"modality": modality, "sensor": question.sensor, "window": question.window}
+            answer = client.search_image(data, **told, target=targets, k=question.k)  # type: ignore[arg-type]
         else:
             part = item_part(question.item) if question.item is not None else label_part(question.label or "")
             answer = client.search([part], target=targets, k=question.k)

@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_WINDOW = "Part of the image: column,row,width,height in pixels."
 _SECOND_EAR = "Recogniser asked beside the speech tower: pocketsphinx, or a folder or hub id of transformers."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -84,6 +85,7 @@ def search(
     item: Annotated[str | None, typer.Option(help="Ask by an item of the gallery.")] = None,
     modality: Annotated[str | None, typer.Option(help="Of the image: pan, ms or rgb; told by its bands.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Of the image, as the archive names it.")] = None,
+    window: Annotated[str | None, typer.Option(help=_WINDOW)] = None,
     target: Annotated[str | None, typer.Option(help="Modalities to find, as a,b; all otherwise.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Number of hits.")] = 10,
     url: Annotated[str | None, typer.Option(help="Ask a running service.")] = None,
@@ -92,9 +94,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find items by an image, a spoken word, a label or another item."""
-    from cmir.asking import Question, ask_gallery, ask_service
+    from cmir.asking import Question, ask_gallery, ask_service, window_of
 
     question = Question(image=image, speech=speech, label=label, item=item, modality=modality, sensor=sensor,
+                        window=window_of(window) if window else None,
                         targets=tuple(target.split(",")) if target else (), k=k, second_ear=second_ear)  # fmt: skip
     if (url is None) == (gallery is None):
         _refuse("give one of --url (a running service) and --gallery (no service needed)")
@@ -117,13 +120,14 @@ def embed(
     bundle: Annotated[str, typer.Option(help="Trained bundle.")],
     modality: Annotated[str | None, typer.Option(help="pan, ms, rgb or speech; told by the file otherwise.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Of an image, as the archive names it.")] = None,
+    window: Annotated[str | None, typer.Option(help=_WINDOW)] = None,
 ) -> None:
     """Print the unit vector of one file as JSON: {vector, space_id}."""
-    from cmir.asking import embed_file
+    from cmir.asking import embed_file, window_of
     from cmir.network.embedder import Embedder
 
     embedder = Embedder.open(bundle)
-    vector = embed_file(embedder, file, modality, sensor)
+    vector = embed_file(embedder, file, modality, sensor, window_of(window) if window else None)
     print(json.dumps({"vector": [float(value) for value in vector], "space_id": embedder.space_id}))
 
 

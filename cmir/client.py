@@ -87,9 +87,16 @@ class Embedding:
     space_id: str
 
 
-def image_part(data: bytes, *, weight: float = 1.0, modality: Modality | None = None) -> Json:
-    """A part of a mixed query: an image file."""
-    told = {"modality": modality} if modality else {}
+def image_part(
+    data: bytes,
+    *,
+    weight: float = 1.0,
+    modality: Modality | None = None,
+    window: tuple[int, int, int, int] | None = None,
+) -> Json:
+    """A part of a mixed query: an image file, or the part of it in `window` (column, row, width, height; pixels)."""
+    given: Json = {"modality": modality, "window": window and list(window)}
+    told = {name: value for name, value in given.items() if value is not None}
     return {"kind": "image", "weight": weight, "data": base64.b64encode(data).decode(), **told}
 
 
@@ -142,6 +149,7 @@ class Client:
         modality: Modality | None = None,
         sensor: str | None = None,
         gsd_m: float | None = None,
+        window: tuple[int, int, int, int] | None = None,
         target: Sequence[Modality] = (),
         k: int = 10,
         filters: Json | None = None,
@@ -149,9 +157,11 @@ class Client:
         """Hits for an image file (png, jpeg, webp, tiff).
 
         `modality` is told by its bands unless given; `sensor` is the one it was taken by, as the archive names it,
-        `gsd_m` its ground sampling distance in metres.
+        `gsd_m` its ground sampling distance in metres, `window` (column, row, width, height) the part of a scene that
+        is meant, in pixels.
         """
-        given = {"modality": modality, "image_sensor": sensor, "image_gsd_m": gsd_m}
+        part = ",".join(map(str, window)) if window else None
+        given = {"modality": modality, "image_sensor": sensor, "image_gsd_m": gsd_m, "window": part}
         told = {name: value for name, value in given.items() if value is not None}
         return self._search_file("/v1/search/image", data, {**told, **_query_string(target, k, filters)})
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cmir.archive import shards, storage
 from cmir.archive.imagery import decode_chip
+from cmir.archive.object_store import S3Settings
 from cmir.archive.pico import pico_is_installed
 from cmir.archive.schema import IMAGE_MODALITIES, Media
 from cmir.archive.speech import decode_features, decode_speech
@@ -170,7 +171,7 @@ def examine_machine() -> list[Finding]:
     heard = pocketsphinx_is_installed()
     detail = "listens" if heard else "optional: pip install 'cmir[ears]' for a second ear"
     findings += [Finding("pocketsphinx", True if heard else None, detail), _gpu()]
-    settings = storage.S3Settings.from_environment()
+    settings = S3Settings.from_environment()
     place = settings.endpoint_url or "default endpoint"
     keyed = settings.access_key_id is not None
     findings.append(Finding("object storage", True if keyed else None, place if keyed else "no AWS_* keys are set"))

@@ -30,10 +30,12 @@ from serve.batching import Timed
 from serve.deployments import Encoder, EncoderPool
 from serve.keys import KeyRing
 from serve.limits import RETRY_AFTER_S, Limits
-from serve.metrics import Metrics
+from serve.metrics import BATCH_FAMILIES, Metrics
 from serve.opening import build_engine, check_bundle
 from serve.problems import ProblemError
 from serve.query import F32
+from serve.ray_metrics import RayExport
+from serve.tracing import carried, stage_span, tracer
 
 _BACKPRESSURE = {"status_code": 429, "retry_after_s": RETRY_AFTER_S}
 
@@ -59,6 +61,10 @@ class ServeArgs(BaseModel):
     api_keys_file: Path | None = Field(default=None, description="hashed keys, see serve/keys.py; default: open to all")
     cors_origins: tuple[str, ...] = ()
     poll_s: float = Field(default=2.0, gt=0, le=5, description="how often to look for a new publish, seconds")
+    canary_s: float = Field(default=60.0, ge=0, description="how often recall is measured, seconds; 0: never")
+    decode_processes: int = Field(
+        default=2, ge=0, description="processes of a replica that decode queries; 0: threads in the replica itself"
+    )
     limits: Limits = Limits()
 
 
@@ -80,7 +86,7 @@ class RemoteEncoder:
         """
         started_at = time.perf_counter()
         try:
-            timed: Timed[F32] = await self._handle.encode.remote(prepared, self._bundle_uri, self._space_id)
+            timed: Timed[F32] = await self._handle.encode.remote(prepared, self._bundle_uri, self._space_id, carried())
         except BackPressureError as error:
             raise ProblemError(429, "the encoders are busy", headers={"Retry-After": str(RETRY_AFTER_S)}) from error
         except RayTaskError as error:
@@ -99,16 +105,20 @@ class EncoderReplica:
     async def __init__(self, args: ServeArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         """Ready once the bundle that is served first is warm."""
         pointer = read_pointer(args.gallery)
-        self._pool = EncoderPool(device=args.device, limits=args.limits, metrics=Metrics())
+        metrics = Metrics()
+        RayExport(metrics.registry, families=BATCH_FAMILIES)
+        self._pool = EncoderPool(device=args.device, limits=args.limits, metrics=metrics)
         await self._pool.warm(args.bundle or pointer.bundle_uri, pointer.space_id)
 
     async def warm(self, bundle_uri: str, space_id: str) -> None:
         """Load a bundle, if it is not; SpaceMismatchError where it is not of that space."""
         await self._pool.warm(bundle_uri, space_id)
 
-    async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str) -> Timed[F32]:
-        """The unit vector f32[D] of a prepared item in that space, by the bundle at that URI."""
-        return await self._pool.encode(prepared, bundle_uri, space_id)
+    async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str, carrier: dict[str, str]) -> Timed[F32]:
+        """The unit vector f32[D] of a prepared item in that space, by the bundle at that URI; `carrier` names the span
+        of the request."""
+        with stage_span("encode.replica", carrier):
+            return await self._pool.encode(prepared, bundle_uri, space_id)
 
 
 @serve.ingress()
@@ -129,7 +139,10 @@ class Ingress:
             poll_s=args.poll_s,
             make_encoder=self._remote_encoder if self._encoders else None,
             second_ear=args.second_ear,
+            canary_s=args.canary_s,
+            decode_processes=args.decode_processes,
         )
+        RayExport(engine.metrics.registry)
         keys = KeyRing(args.api_keys_file) if args.api_keys_file else None
         return create_app(engine, keys=keys, cors_origins=args.cors_origins)
 
@@ -144,8 +157,8 @@ def build(args: ServeArgs) -> Application:
     """The Serve application.
 
     Raises, before anything is started, GalleryError where nothing is published, DataError where its bundle cannot be
-    read, SpaceMismatchError where the bundle is of another space, ConfigError where the keys file admits nobody or the
-    second ear cannot be opened.
+    read, SpaceMismatchError where the bundle is of another space, ConfigError where the keys file admits nobody, the
+    second ear cannot be opened or traces cannot be sent.
     """
     keys_file = args.api_keys_file or os.environ.get("CMIR_API_KEYS_FILE")
     places = {
@@ -160,6 +173,7 @@ def build(args: ServeArgs) -> Application:
         ear_opening.open_ear_of(args.second_ear, read_config(args.bundle or pointer.bundle_uri))
     if args.api_keys_file:
         KeyRing(args.api_keys_file)
+    tracer()
     fused = args.composition == "fused"
     ingress = serve.deployment(Ingress).options(
         name="cmir",

@@ -19,6 +19,7 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from opentelemetry.trace import Span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -34,6 +35,7 @@ from serve.limits import Gate, bounded_receive
 from serve.openapi import document
 from serve.problems import ProblemError, from_cmir_error, from_validation_error, problem_response
 from serve.routes import operations, router
+from serve.tracing import end_request, request_span, tracer
 
 _WEB: Final = Path(__file__).parent / "web"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -55,7 +57,11 @@ _log = logging.getLogger("cmir.serve")
 
 
 def create_app(engine: Engine, *, keys: KeyRing | None = None, cors_origins: Sequence[str] = ()) -> FastAPI:
-    """The whole HTTP app over an engine, with or without Ray; it starts and stops the engine with itself."""
+    """The whole HTTP app over an engine, with or without Ray; it starts and stops the engine with itself.
+
+    Raises ConfigError where traces are wanted and cannot be sent.
+    """
+    tracer()  # refuses now, not at the first request
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -108,11 +114,12 @@ class Border:
             "started_at": exchange.started_at,
         }
         self._engine.metrics.in_flight.inc()
-        try:
-            await self._pass(scope, receive, exchange)
-        finally:
-            self._engine.metrics.in_flight.dec()
-            self._record(scope, exchange)
+        with request_span(scope["method"], scope["path"], Headers(scope=scope)) as span:
+            try:
+                await self._pass(scope, receive, exchange)
+            finally:
+                self._engine.metrics.in_flight.dec()
+                self._record(scope, exchange, span)
 
     async def _pass(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         limits = self._engine.limits
@@ -136,7 +143,7 @@ class Border:
             return
         headers = Headers(scope=scope)
         if self._keys is not None:
-            exchange.key_name = self._keys.name_of(headers.get("authorization"))
+            exchange.key_name = self._keys.admit(headers.get("authorization"))
         with self._gate:
             bounded = bounded_receive(
                 receive,
@@ -145,14 +152,21 @@ class Border:
             )
             await self._app(scope, bounded, exchange.send)
 
-    def _record(self, scope: Scope, exchange: "_Exchange") -> None:
+    def _record(self, scope: Scope, exchange: "_Exchange", span: Span) -> None:
         seconds = time.perf_counter() - exchange.started_at
         route = getattr(scope.get("route"), "path", "other")
         metrics = self._engine.metrics
-        metrics.requests.labels(
-            scope["method"] if scope["method"] in _METHODS else "other", route, exchange.status
-        ).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics.requests.labels(method, route, exchange.status).inc()
         metrics.request_s.labels(route).observe(seconds)
+        end_request(
+            span,
+            method=method,
+            route=route,
+            status=exchange.status,
+            request_id=exchange.request_id,
+            key_name=exchange.key_name,
+        )
         line = {
             "method": scope["method"],
             "path": scope["path"],

@@ -7,6 +7,7 @@ a remote one. A Snapshot is what one publish means: one bundle and one version o
 """
 
 import asyncio
+import base64
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,17 +21,22 @@ from cmir.archive.schema import Media, Modality
 from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from cmir.gallery.publish import Pointer
-from cmir.gallery.search import GalleryItem, Hit
+from cmir.gallery.search import GalleryItem, Hit, Ranking
 from cmir.network.embedder import Device, Embedder, Prepared
 from cmir.network.hearing import Heard
 from cmir.network.second_ear import Said, SecondEar
 from serve.batching import Batcher, Timed
+from serve.isolated import DecodingProcesses, media_of
 from serve.limits import Limits
-from serve.media import image_media, speech_media
+from serve.media import ImageHints
 from serve.metrics import Metrics
 from serve.query import F32, ImageBytes, SpeechBytes
 
 _BUNDLES_KEPT: Final = 2
+_ONE_PIXEL: Final = ImageBytes(
+    base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="),
+    ImageHints(),
+)
 
 
 class Embeds(Protocol):
@@ -53,10 +59,13 @@ class Embeds(Protocol):
 class Searches(Protocol):
     """What the service needs of a searcher (cmir.gallery.search, or a double in memory)."""
 
-    def search(self, vectors: F32, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[list[Hit]]: ...
+    def rank(self, vectors: F32, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]: ...
+    def tell(self, rankings: Sequence[Ranking]) -> list[list[Hit]]: ...
     def item(self, item_id: str) -> GalleryItem: ...
     def vector(self, item_id: str) -> F32: ...
     def thumbnail(self, item_id: str) -> bytes | None: ...
+    def sample(self, num_rows: int, seed: int) -> F32: ...
+    def distances(self, vectors: F32, k: int, *, exact: bool = False) -> list[F32]: ...
 
 
 class Encoder(Protocol):
@@ -66,21 +75,38 @@ class Encoder(Protocol):
 
 
 class Decoder:
-    """The bytes of a query -> what the embedder takes, in threads, so that the event loop never decodes."""
+    """The bytes of a query -> what the embedder takes, in `processes`, else in threads: never in the event loop."""
 
-    def __init__(self, *, limits: Limits, executor: Executor) -> None:
-        self._limits, self._executor = limits, executor
+    def __init__(self, *, limits: Limits, executor: Executor, processes: DecodingProcesses | None = None) -> None:
+        self._limits, self._executor, self._processes = limits, executor, processes
+
+    async def start(self) -> None:
+        """Have the processes up."""
+        if self._processes is not None:
+            await self._processes.start()
+
+    async def check(self) -> None:
+        """Raises what decoding a picture of one pixel raises."""
+        if self._processes is not None:
+            await self._processes.decode(_ONE_PIXEL)
+
+    async def stop(self) -> None:
+        """End the processes."""
+        if self._processes is not None:
+            await self._processes.stop()
 
     async def decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
         """Raises ProblemError 400, 413, 415; DataError for bytes that cannot be decoded; QueryError for a modality
         that the bundle has no tower for."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, source, embedder)
+        in_thread = asyncio.get_running_loop().run_in_executor
+        if self._processes is None:
+            return await in_thread(self._executor, self._decode, source, embedder)
+        return await in_thread(self._executor, self._prepare, await self._processes.decode(source), embedder)
 
     def _decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
-        if isinstance(source, SpeechBytes):
-            media = speech_media(source.data, self._limits)
-        else:
-            media = image_media(source.data, source.hints, self._limits)
+        return self._prepare(media_of(source, self._limits), embedder)
+
+    def _prepare(self, media: Media, embedder: Embeds) -> Prepared:
         if media.modality not in embedder.modalities:
             known = ", ".join(embedder.modalities)
             raise QueryError("the bundle has no tower for this modality", seen=media.modality, expected=known)
@@ -97,6 +123,7 @@ class LocalEncoder:
             max_items=limits.max_encode_items,
             on_batch=metrics.batch_items.labels("encode").observe,
         )
+        metrics.watch_queue("encode", self._batcher)
 
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D] of one prepared item."""
@@ -179,13 +206,14 @@ class Finder:
     """Searches in batches: those that share targets, k and filters go into one call of the searcher."""
 
     def __init__(self, searcher: Searches, *, executor: Executor, limits: Limits, metrics: Metrics) -> None:
-        self._searcher = searcher
+        self._searcher, self._fetch_s = searcher, metrics.stage_s.labels("fetch")
         self._batcher: Batcher[Wanted, list[Hit]] = Batcher(
             self._find,
             executor=executor,
             max_items=limits.max_search_items,
             on_batch=metrics.batch_items.labels("search").observe,
         )
+        metrics.watch_queue("search", self._batcher)
 
     async def find(self, wanted: Wanted) -> Timed[list[Hit]]:
         """Its hits, best first. Raises QueryError for filters that cannot be applied."""
@@ -200,9 +228,13 @@ class Finder:
         for positions in groups.values():
             first = batch[positions[0]]
             vectors = np.stack([batch[position].vector for position in positions])
-            answers = self._searcher.search(vectors, targets=first.targets, k=first.k, filters=first.filters)
+            ranked = self._searcher.rank(vectors, targets=first.targets, k=first.k, filters=first.filters)
+            began_at = time.perf_counter()
+            answers = self._searcher.tell(ranked)
+            fetch_s = time.perf_counter() - began_at
             for position, hits in zip(positions, answers, strict=True):
                 found[position] = hits
+                self._fetch_s.observe(fetch_s)
         return found
 
 

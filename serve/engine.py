@@ -20,12 +20,14 @@ from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.embedder import Prepared
 from cmir.network.hearing import Heard
 from cmir.network.second_ear import heard_by_ear
+from serve.canary import Canary
 from serve.deployments import Decoder, Snapshot, Wanted
 from serve.limits import Limits
 from serve.metrics import Metrics
 from serve.probing import probe
 from serve.problems import ProblemError
 from serve.query import F32, GivenVector, ImageBytes, ItemRef, LabelRef, Query, Source, SpeechBytes
+from serve.tracing import note_queue, stage_span
 from serve.watch import PointerWatch
 
 T = TypeVar("T")
@@ -66,19 +68,28 @@ class Engine:
         executor: Executor,
         metrics: Metrics,
         limits: Limits,
+        canary_s: float = 0,
     ) -> None:
+        """`canary_s`: seconds between two measurements of the recall of what is served, 0 for none."""
         self.metrics, self.limits = metrics, limits
+        self._canary = Canary(lambda: watch.current, every_s=canary_s, metrics=metrics) if canary_s else None
         self._watch, self._decoder, self._executor = watch, decoder, executor
         self._ready_until = 0.0
         self._probing = asyncio.Lock()
 
     async def start(self) -> None:
         """Open and warm what is published. Raises CmirError where it cannot be opened."""
+        await self._decoder.start()
         await self._watch.start()
+        if self._canary is not None:
+            self._canary.start()
 
     async def stop(self) -> None:
         """End watching."""
+        if self._canary is not None:
+            await self._canary.stop()
         await self._watch.stop()
+        await self._decoder.stop()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -132,10 +143,10 @@ class Engine:
     async def _probed(self, snapshot: Snapshot) -> None:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await probe(snapshot, snapshot.probes[0])
-        except ProblemError:
-            raise
+                await asyncio.gather(self._decoder.check(), probe(snapshot, snapshot.probes[0]))
         except Exception as error:  # readiness asks whether it worked, whatever broke
+            if isinstance(error, ProblemError) and error.status_code == 503:
+                raise
             raise ProblemError(503, "the end-to-end probe failed") from error
 
     async def _search(self, query: Query, snapshot: Snapshot) -> Found:
@@ -146,7 +157,9 @@ class Engine:
         if not all(said.is_known for said in heard):  # what nobody named is nowhere to be found
             return Found([], snapshot.pointer, times, heard)
         vector = combined(vectors, query.weights)
-        timed = await snapshot.finder.find(Wanted(vector, query.targets, query.k, query.filters))
+        with stage_span("search") as span:
+            timed = await snapshot.finder.find(Wanted(vector, query.targets, query.k, query.filters))
+            note_queue(span, timed.queue_s)
         times.queue_s += timed.queue_s
         times.search_s = timed.run_s
         for stage in ("decode", "queue", "encode", "search"):
@@ -190,12 +203,15 @@ class Engine:
 
     async def _decoded(self, source: ImageBytes | SpeechBytes, snapshot: Snapshot, times: StageTimes) -> Prepared:
         started_at = time.perf_counter()
-        prepared = await self._decoder.decode(source, snapshot.embedder)
+        with stage_span("decode"):
+            prepared = await self._decoder.decode(source, snapshot.embedder)
         times.decode_s = max(times.decode_s, time.perf_counter() - started_at)
         return prepared
 
     async def _encoded(self, prepared: Prepared, snapshot: Snapshot, times: StageTimes) -> F32:
-        timed = await snapshot.encoder.encode(prepared)
+        with stage_span("encode") as span:
+            timed = await snapshot.encoder.encode(prepared)
+            note_queue(span, timed.queue_s)
         times.queue_s = max(times.queue_s, timed.queue_s)
         times.encode_s = max(times.encode_s, timed.run_s)
         if not np.isfinite(timed.result).all():

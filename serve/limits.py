@@ -27,6 +27,8 @@ class Limits(BaseModel):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="largest request body, bytes")
     max_pixels: int = Field(default=50_000_000, ge=1, description="largest image, samples: width * height * bands")
     max_audio_s: float = Field(default=30.0, gt=0, description="longest recording, seconds")
+    max_decode_s: float = Field(default=10.0, gt=0, description="longest time for decoding one query, seconds")
+    max_decode_bytes: int = Field(default=2**30, ge=2**26, description="memory for decoding one query, bytes")
     max_in_flight: int = Field(default=64, ge=1, description="requests under way in one replica before 429")
     deadline_s: float = Field(default=20.0, gt=0, description="longest time for one answer, seconds")
     max_encode_items: int = Field(default=32, ge=1, description="most media in one pass of the encoder")

@@ -12,7 +12,7 @@ from typing import Final, cast, get_args
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
-from cmir.archive.raster import bands_of, load_raster, open_dataset
+from cmir.archive.raster import Window, bands_of, check_window, load_raster, open_dataset
 from cmir.archive.schema import IMAGE_MODALITIES, Media, Modality
 from cmir.archive.sensors import band_names, canonical_band
 from cmir.errors import DataError, QueryError
@@ -28,26 +28,38 @@ _PROBED_BY_SOUNDFILE: Final = ("wav", "flac", "ogg", "mp3")
 class ImageHints:
     """What the asker says of an image; what is left out is told by the file.
 
-    `modality` pan, ms or rgb; `bands` names in the file's order; `gsd_m` ground sampling distance in metres.
+    `modality` pan, ms or rgb; `bands` names in the file's order; `gsd_m` ground sampling distance in metres; `window`
+    (column, row, width, height) the part of a scene that is meant, in pixels.
     """
 
     modality: Modality | None = None
     bands: tuple[str, ...] = ()
     sensor: str | None = None
     gsd_m: float | None = None
+    window: Window | None = None
 
 
 def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
     """An encoded image as media of the modality given, or told by its bands.
 
     Raises ProblemError: 400 empty, 413 more samples than `limits.max_pixels`, 415 another kind of file;
-    DataError where the header cannot be read; QueryError where the modality must be given.
+    DataError where the header cannot be read or the window lies outside; QueryError where the modality must be given.
+    With a window a TIFF may be of any size, as long as the window and each of its blocks keep to the limit.
     """
     kind = _kind_of(data, IMAGE_KINDS)
-    found = _tiff_bands(data, limits) if kind == "tiff" else _picture_bands(data, kind, limits)
+    window = hints.window
+    found = _tiff_bands(data, limits, window) if kind == "tiff" else _picture_bands(data, kind, limits, window)
     bands = tuple(canonical_band(name) for name in hints.bands)
     modality = hints.modality or modality_of(bands or found)
-    return Media(modality=modality, data=data, encoding=kind, bands=bands, sensor=hints.sensor, gsd_m=hints.gsd_m)
+    return Media(
+        modality=modality,
+        data=data,
+        encoding=kind,
+        bands=bands,
+        sensor=hints.sensor,
+        gsd_m=hints.gsd_m,
+        window=window,
+    )
 
 
 def speech_media(data: bytes, limits: Limits) -> Media:
@@ -126,12 +138,14 @@ def _sniff(head: bytes) -> str | None:
     return "mp3" if head[:3] == b"ID3" else kinds.get(head[:4])
 
 
-def _picture_bands(data: bytes, kind: str, limits: Limits) -> tuple[str, ...]:
+def _picture_bands(data: bytes, kind: str, limits: Limits, window: Window | None) -> tuple[str, ...]:
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
             grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
             bands = band_names(1 if grey else 3)
             _refuse_larger(image.width, image.height, len(bands), limits)
+            if window is not None:
+                check_window(window, image.width, image.height, "query")
             return bands
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large("image", seen="a picture of far too many pixels", limit=limits.max_pixels) from error
@@ -139,13 +153,21 @@ def _picture_bands(data: bytes, kind: str, limits: Limits) -> tuple[str, ...]:
         raise DataError("image header cannot be read", seen=f"{kind}, {len(data)} bytes") from error
 
 
-def _tiff_bands(data: bytes, limits: Limits) -> tuple[str, ...]:
+def _tiff_bands(data: bytes, limits: Limits, window: Window | None) -> tuple[str, ...]:
     with open_dataset(data, "query") as dataset:
-        _refuse_larger(dataset.width, dataset.height, dataset.count, limits)
+        if window is None:
+            _refuse_larger(dataset.width, dataset.height, dataset.count, limits)
+        else:
+            check_window(window, dataset.width, dataset.height, "query")
+            _refuse_larger(window[2], window[3], dataset.count, limits)
+            for height, width in set(dataset.block_shapes):  # a block is decoded whole, however small the window
+                _refuse_larger(width, height, dataset.count, limits)
         has_alpha = dataset.colorinterp[-1].name == "alpha"
         if not has_alpha:
             return bands_of(dataset)
-    return load_raster(data, where="query").bands  # alpha may be a mask or a mislabelled band: only its values tell
+    return load_raster(
+        data, where="query", window=window
+    ).bands  # alpha may be a mask or a mislabelled band: only its values tell
 
 
 def _refuse_larger(width: int, height: int, num_bands: int, limits: Limits) -> None:

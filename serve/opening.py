@@ -22,6 +22,7 @@ from cmir.network.bundle import verify_bundle
 from cmir.network.embedder import Device, Embedder
 from serve.deployments import Decoder, Encoder, Finder, Listener, LocalEncoder, Snapshot
 from serve.engine import Engine
+from serve.isolated import DecodingProcesses
 from serve.limits import Limits
 from serve.metrics import Metrics
 from serve.probing import probe, probe_media
@@ -74,11 +75,14 @@ def build_engine(
     poll_s: float = 2.0,
     make_encoder: MakeEncoder | None = None,
     second_ear: str | None = None,
+    canary_s: float = 0,
+    decode_processes: int = 0,
 ) -> Engine:
     """An engine over a gallery; nothing is opened before it starts.
 
     `second_ear` names a recogniser to ask beside the speech tower (cmir.network.ear_opening). `make_encoder` gives the
-    encoder of a newly loaded bundle; without it, it is encoded here (`fused`).
+    encoder of a newly loaded bundle; without it, it is encoded here (`fused`). `canary_s`: see `Engine`. With no
+    `decode_processes` queries are decoded in threads of this process.
     """
     threads, metrics = Threads.start(), Metrics()
 
@@ -98,8 +102,9 @@ def build_engine(
     watch = PointerWatch(
         partial(read_pointer, gallery_uri), opener.open, poll_s=poll_s, on_failure=metrics.refresh_failures.inc
     )
-    decoder = Decoder(limits=limits, executor=threads.decode)
-    return Engine(watch, decoder=decoder, executor=threads.decode, metrics=metrics, limits=limits)
+    processes = DecodingProcesses(decode_processes, limits) if decode_processes else None
+    decoder = Decoder(limits=limits, executor=threads.decode, processes=processes)
+    return Engine(watch, decoder=decoder, executor=threads.decode, metrics=metrics, limits=limits, canary_s=canary_s)
 
 
 class SnapshotOpener:

@@ -26,7 +26,7 @@ _FILTER_NAMES: Final = (
     "gsd_min_m",
     "gsd_max_m",
 )
-_MAX_FILTER_CHARS: Final = 65_536
+_MAX_FILTER_CHARS: Final = 8192  # of a query string, of which servers take 64 kB in all; a JSON body may hold more
 
 
 class SpeechParameters(BaseModel):
@@ -43,10 +43,18 @@ class ImageParameters(BaseModel):
     bands: str | None = Field(None, max_length=1024, description="names in the file's order: blue,green,red,nir")
     image_sensor: str | None = Field(None, max_length=64, description="sensor the query comes from")
     image_gsd_m: float | None = Field(None, gt=0, allow_inf_nan=False, description="its ground sampling distance, m")
+    window: str | None = Field(
+        None,
+        max_length=64,
+        pattern=r"^\d{1,9},\d{1,9},\d{1,9},\d{1,9}$",
+        description="column,row,width,height: the part of a scene that is meant, in pixels; default: all of it",
+    )
 
     def hints(self, modality: Modality | None) -> ImageHints:
         """The same for the decoder."""
-        return ImageHints(modality, _listed(self.bands), self.image_sensor, self.image_gsd_m)
+        column, row, width, height = map(int, self.window.split(",")) if self.window else (0, 0, 0, 0)
+        window = (column, row, width, height) if self.window else None
+        return ImageHints(modality, _listed(self.bands), self.image_sensor, self.image_gsd_m, window)
 
 
 class SearchParameters(BaseModel):
@@ -57,7 +65,9 @@ class SearchParameters(BaseModel):
     target: list[str] = Field(default_factory=list, max_length=16, description="pan, ms, rgb, speech; default: all")
     k: int = Field(DEFAULT_HITS, ge=1, le=MAX_HITS, description="hits wanted")
     bbox: str | None = Field(None, max_length=256, description="west,south,east,north in degrees")
-    polygon: str | None = Field(None, max_length=_MAX_FILTER_CHARS, description="GeoJSON or WKT, degrees")
+    polygon: str | None = Field(
+        None, max_length=_MAX_FILTER_CHARS, description="GeoJSON or WKT, degrees; longer ones in a JSON body"
+    )
     datetime: str | None = Field(None, max_length=128, description="a/b, either end may be ..")
     sensor: str | None = Field(None, max_length=1024, description="sensor of what is found")
     labels: str | None = Field(None, max_length=4096, description="a,b: items that carry all of them")

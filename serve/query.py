@@ -81,17 +81,18 @@ def from_request(request: SearchRequest) -> Query:
 
 
 def from_embedding(request: EmbeddingRequest) -> Query:
-    """A query by vector."""
-    source = GivenVector(np.asarray(request.vector, np.float32), request.space_id)
+    """A query by vector, of any length that a double can hold."""
+    vector = np.asarray(request.vector, np.float64)
+    largest = np.abs(vector).max()
+    source = GivenVector((vector / largest if largest > 0 else vector).astype(np.float32), request.space_id)
     return single(source, targets=request.targets(), k=request.k, filters=request.filters)
 
 
 def _source(part: Part) -> Source:
     match part:
         case ImagePart():
-            return ImageBytes(
-                _decoded(part.data), ImageHints(part.modality, tuple(part.bands), part.sensor, part.gsd_m)
-            )
+            hints = ImageHints(part.modality, tuple(part.bands), part.sensor, part.gsd_m, part.window)
+            return ImageBytes(_decoded(part.data), hints)
         case SpeechPart():
             return SpeechBytes(_decoded(part.data))
         case ItemPart():

@@ -17,6 +17,7 @@ Weight = Annotated[
     float, Field(ge=-100, le=100, allow_inf_nan=False, description="negative: less like this; parts are unit vectors")
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+Pixel = Annotated[int, Field(ge=0, lt=10**9)]
 Component = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -38,6 +39,9 @@ class ImagePart(_Request):
     bands: list[str] = Field(default_factory=list, max_length=64, description="names in the file's order")
     sensor: str | None = Field(None, max_length=64)
     gsd_m: float | None = Field(None, gt=0, allow_inf_nan=False)
+    window: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(
+        None, description="column, row, width, height: the part of a scene that is meant, in pixels"
+    )
 
 
 class SpeechPart(_Request):

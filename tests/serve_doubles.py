@@ -29,12 +29,13 @@ from cmir.archive.speech import decode_speech
 from cmir.errors import QueryError
 from cmir.gallery.filters import Filters
 from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings
-from cmir.gallery.search import GalleryItem, Hit
+from cmir.gallery.search import GalleryItem, Hit, Ranking
 from cmir.network.embedder import Prepared
 from cmir.network.hearing import Heard, hear
 from cmir.network.second_ear import SecondEar
 from serve.deployments import Decoder, Finder, Listener, LocalEncoder, Snapshot
 from serve.engine import Engine
+from serve.isolated import DecodingProcesses
 from serve.limits import Limits
 from serve.metrics import Metrics
 from serve.watch import PointerWatch
@@ -92,18 +93,29 @@ class FakeSearcher:
 
     rows: dict[str, tuple[Hit, np.ndarray]]
     calls: list[tuple[int, tuple[str, ...], int, Filters | None]] = field(default_factory=list)
+    num_lost: int = 0  # rows that its index does not find
+    distances_fail_with: Exception | None = None
 
-    def search(
-        self, vectors: np.ndarray, *, targets: Sequence[str], k: int, filters: Filters | None
-    ) -> list[list[Hit]]:
+    def rank(self, vectors: np.ndarray, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]:
         self.calls.append((len(vectors), tuple(targets), k, filters))
         wanted = set(filters.labels or ()) if filters else set()
-        rows = [
-            (hit, vector)
-            for hit, vector in self.rows.values()
+        kept = [
+            place
+            for place, (hit, _) in enumerate(self.rows.values())
             if (not targets or hit.modality in targets) and wanted <= set(hit.labels)
         ]
-        return [_ranked(rows, query, k) for query in vectors]
+        all_vectors = [vector for _, vector in self.rows.values()]
+        return [_ranking(kept, [float(all_vectors[place] @ query) for place in kept], k) for query in vectors]
+
+    def tell(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
+        hits = [hit for hit, _ in self.rows.values()]
+        return [
+            [
+                replace(hits[place], rank=rank, score=1 - distance)
+                for rank, (place, distance) in enumerate(zip(ranking.row_ids, ranking.distances, strict=True), start=1)
+            ]
+            for ranking in rankings
+        ]
 
     def item(self, item_id: str) -> GalleryItem:
         hit, _ = self._row(item_id)
@@ -137,6 +149,15 @@ class FakeSearcher:
     def thumbnail(self, item_id: str) -> bytes | None:
         return WEBP if self._row(item_id)[0].has_thumbnail else None
 
+    def sample(self, num_rows: int, seed: int) -> np.ndarray:
+        return np.stack([vector for _, vector in self.rows.values()][:num_rows])
+
+    def distances(self, vectors: np.ndarray, k: int, *, exact: bool = False) -> list[np.ndarray]:
+        if self.distances_fail_with is not None:
+            raise self.distances_fail_with
+        rows = list(self.rows.values()) if exact else list(self.rows.values())[self.num_lost :]
+        return [np.sort(1 - np.stack([vector for _, vector in rows]) @ query)[:k] for query in vectors]
+
     def num_items(self) -> dict[str, int]:
         modalities = [hit.modality for hit, _ in self.rows.values()]
         return {modality: modalities.count(modality) for modality in dict.fromkeys(modalities)}
@@ -147,9 +168,9 @@ class FakeSearcher:
         return self.rows[item_id]
 
 
-def _ranked(rows: list[tuple[Hit, np.ndarray]], query: np.ndarray, k: int) -> list[Hit]:
-    scored = sorted(((float(vector @ query), hit) for hit, vector in rows), key=lambda pair: -pair[0])
-    return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(scored[:k], start=1)]
+def _ranking(places: list[int], scores: list[float], k: int) -> Ranking:
+    best = np.argsort(-np.array(scores), kind="stable")[:k]
+    return Ranking(np.array(places, np.uint64)[best], 1 - np.array(scores)[best], k)
 
 
 def gallery_rows(sign: float = 1.0) -> dict[str, tuple[Hit, np.ndarray]]:
@@ -197,10 +218,10 @@ def tone(seed: int, seconds: float = 0.25) -> np.ndarray:
     return levels.astype(np.float32) / np.float32(32768)
 
 
-def wav(samples: np.ndarray, kind: str = "WAV") -> bytes:
-    """A mono 16 kHz file of libsndfile's kind."""
+def wav(samples: np.ndarray, kind: str = "WAV", rate_hz: int = 16_000) -> bytes:
+    """A mono file of libsndfile's kind."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, np.round(samples * 32768).astype(np.int16), 16_000, format=kind)
+    soundfile.write(buffer, np.round(samples * 32768).astype(np.int16), rate_hz, format=kind)
     return buffer.getvalue()
 
 
@@ -255,12 +276,14 @@ class FakeGallery:
         names = ("decode", "run", "find", "listen")
         self._threads = {name: ThreadPoolExecutor(2 if name == "decode" else 1) for name in names}
 
-    def engine(self) -> Engine:
+    def engine(self, *, canary_s: float = 0, processes: DecodingProcesses | None = None) -> Engine:
         """An engine that serves it."""
         watch = PointerWatch(lambda: self.published, self._open, poll_s=self._poll_s)
-        decoder = Decoder(limits=self.limits, executor=self._threads["decode"])
+        decoder = Decoder(limits=self.limits, executor=self._threads["decode"], processes=processes)
         executor = self._threads["decode"]
-        return Engine(watch, decoder=decoder, executor=executor, metrics=self.metrics, limits=self.limits)
+        return Engine(
+            watch, decoder=decoder, executor=executor, metrics=self.metrics, limits=self.limits, canary_s=canary_s
+        )
 
     async def _open(self, seen: Pointer, previous: Snapshot | None) -> Snapshot:
         if self.opening_fails_with is not None and previous is not None:

@@ -64,7 +64,8 @@ def publish_gallery(gallery_uri: str, bundle_uri: str) -> Pointer:
     gallery = Gallery.create(gallery_uri)
     space = gallery.space(embedder.space_id, embedder.dim, bundle_uri)
     webps = {f"{m}-{i}": thumbnail(decode_chip(media(m, i))) for m, i in names if m != "speech"}
-    gallery.add_thumbnails(pa.table({"item_id": list(webps), "webp": list(webps.values())}, schema=THUMBNAIL_SCHEMA))
+    pictures = pa.table({"item_id": list(webps), "webp": list(webps.values())}, schema=THUMBNAIL_SCHEMA)
+    gallery.add_thumbnails({piece_id: pictures})
     space.commit([CommittedPiece(piece_id, rows(piece_id, items, embedder.dim))])
     return publish.publish(
         gallery_uri,

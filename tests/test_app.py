@@ -1,5 +1,6 @@
 """The Serve application: its arguments, what it refuses before it starts, and both compositions on a real cluster."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_both_compositions_answer_the_same_and_take_up_a_publish(
         assert httpx.get(f"{url}/readyz", timeout=60).status_code == 200
         assert "cmir" in httpx.get(f"{url}/", timeout=60).text
 
+    check_ray_shows_every_replica()
     second = str(tmp_path / "bundle")
     make_bundle(second, seed=6)
     space_id = publish_gallery(places[1], second).space_id
@@ -106,3 +108,22 @@ def test_both_compositions_answer_the_same_and_take_up_a_publish(
         assert time.monotonic() < deadline, waiting
         waiting = {name: url for name, url in waiting.items() if ask(url)[2] != space_id}
     assert ask(services["fused"]) == ask(services["split"])
+
+
+def check_ray_shows_every_replica() -> None:
+    """Both ingresses, and the encoder that has no route of its own."""
+    import ray
+
+    port = ray.nodes()[0]["MetricsExportPort"]
+    deadline, series = time.monotonic() + 60, dict[str, int]()
+    wanted = {
+        'ray_cmir_requests_total{.*route="/v1/search/image".*status="200".*} 1.0': 2,
+        'ray_cmir_stage_seconds_count{.*stage="fetch".*} ': 2,
+        'ray_cmir_batch_items_bucket{.*le="1.0".*stage="encode".*} ': 2,
+        "ray_cmir_gallery_sequence{.*} ": 2,
+    }
+    while series != wanted:
+        assert time.monotonic() < deadline, series
+        time.sleep(1)
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        series = {name: len(re.findall(f"^{name}", page, re.MULTILINE)) for name in wanted}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -90,7 +91,8 @@ def scripted(*answers: tuple[int, dict[str, str]]) -> tuple[httpx.MockTransport,
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", waits.append)
+    # a clock of the client's own: threads that other tests have left behind sleep by the real one
+    monkeypatch.setattr(client_module, "time", SimpleNamespace(sleep=waits.append))
     return waits
 
 

@@ -83,9 +83,8 @@ def test_searches_share_a_call_only_where_all_their_wishes_are_equal(executor: E
 
     found = asyncio.run(talk())
     for i, ((targets, k, filters), hits) in enumerate(zip(wishes, found, strict=True)):
-        [alone] = FakeSearcher(gallery_rows()).search(
-            vector_of(bytes([i]))[None], targets=targets, k=k, filters=filters
-        )
+        alike = FakeSearcher(gallery_rows())
+        [alone] = alike.tell(alike.rank(vector_of(bytes([i]))[None], targets=targets, k=k, filters=filters))
         assert hits == [hit.item_id for hit in alone]
     assert sum(call[0] for call in searcher.calls) == len(wishes)
     together = [call for call in searcher.calls if call[0] > 1]

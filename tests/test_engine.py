@@ -10,6 +10,7 @@ import pytest
 from cmir.errors import DataError, QueryError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from serve.engine import Engine, combined
+from serve.isolated import DecodingProcesses
 from serve.media import ImageHints
 from serve.problems import ProblemError
 from serve.query import GivenVector, ImageBytes, ItemRef, LabelRef, Query, Source, SpeechBytes, single
@@ -146,6 +147,26 @@ def test_ready_only_where_a_query_just_worked() -> None:
     empty.searcher.rows.clear()
     with pytest.raises(ProblemError, match="no hit"):
         run(empty, lambda engine: engine.check_ready())
+
+
+def test_not_ready_where_decoding_does_not_work() -> None:
+    gallery = FakeGallery()
+    processes = DecodingProcesses(1, gallery.limits)
+
+    async def talk() -> None:
+        engine = gallery.engine(processes=processes)
+        await engine.start()
+        try:
+            await engine.check_ready()
+            await processes.stop()
+            await asyncio.sleep(2.1)  # a readiness that was seen holds for two seconds
+            with pytest.raises(ProblemError, match="probe failed") as caught:
+                await engine.check_ready()
+            assert caught.value.status_code == 503
+        finally:
+            await engine.stop()
+
+    asyncio.run(talk())
 
 
 def test_an_embedding_that_is_not_finite_is_the_askers() -> None:

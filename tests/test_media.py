@@ -180,3 +180,45 @@ def test_a_long_recording_is_refused_by_its_header() -> None:
     with pytest.raises(ProblemError, match=r"seen 3\.0 s, at most 2 s") as caught:
         speech_media(wav(tone(0, 3.0)), Limits(max_audio_s=2.0))
     assert caught.value.status_code == 413
+
+
+SCENE = np.random.default_rng(0).integers(0, 2000, (4, 256, 512), dtype=np.uint16)
+BLOCKS = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+
+
+@pytest.mark.parametrize("window", [(0, 0, 512, 256), (100, 40, 64, 32), (511, 255, 1, 1)])
+def test_a_window_of_a_scene_is_the_same_as_the_part_cut_out(window: tuple[int, int, int, int]) -> None:
+    column, row, width, height = window
+    part = SCENE[:, row : row + height, column : column + width]
+    chip = decode_chip(image_media(tiff(SCENE, **BLOCKS), ImageHints(window=window), LIMITS))
+    np.testing.assert_array_equal(chip.pixels, part)
+    assert chip.gsd_m == 2
+    assert chip.georeference is not None
+    assert chip.georeference.transform[2::3] == (5e5 + 2 * column, 5e6 - 2 * row)
+
+
+def test_a_window_of_a_picture_is_cut_from_it() -> None:
+    image = pixels("rgb", 3)
+    media = image_media(png(image), ImageHints(window=(2, 1, 5, 4)), LIMITS)
+    np.testing.assert_array_equal(decode_chip(media).pixels, image[:, 1:5, 2:7])
+
+
+def test_a_scene_over_the_limit_is_asked_by_a_window_of_its_tiles() -> None:
+    data, limits = tiff(SCENE, **BLOCKS), Limits(max_pixels=4 * 64 * 64)
+    with pytest.raises(ProblemError) as refused:
+        image_media(data, NO_HINTS, limits)
+    assert refused.value.status_code == 413
+    media = image_media(data, ImageHints(window=(200, 100, 64, 64)), limits)
+    np.testing.assert_array_equal(decode_chip(media).pixels, SCENE[:, 100:164, 200:264])
+    in_one_block = tiff(SCENE, tiled=True, blockxsize=512, blockysize=256)  # decoded whole for any part of it
+    for bad, hints in ((data, ImageHints(window=(0, 0, 65, 64))), (in_one_block, ImageHints(window=(0, 0, 8, 8)))):
+        with pytest.raises(ProblemError) as refused:
+            image_media(bad, hints, limits)
+        assert refused.value.status_code == 413
+
+
+@pytest.mark.parametrize("window", [(500, 0, 13, 8), (0, 250, 8, 7), (0, 0, 0, 8), (10**8, 0, 1, 1)])
+@pytest.mark.parametrize("data", [tiff(SCENE, **BLOCKS), png(SCENE[:1].astype(np.uint8))])
+def test_a_window_outside_the_image_is_refused(data: bytes, window: tuple[int, int, int, int]) -> None:
+    with pytest.raises(DataError, match=r"window lies outside the image: seen \d+ x \d+ px from column \d+.*512 x 256"):
+        image_media(data, ImageHints(window=window), LIMITS)

@@ -103,6 +103,27 @@ def test_a_bundle_trained_anew_in_its_place_is_refused(tmp_path: Path) -> None:
         asyncio.run(build_engine(gallery_uri, device="cpu", limits=LIMITS).start())
 
 
+def test_a_table_that_is_lost_ends_readiness_within_ten_seconds(tmp_path: Path) -> None:
+    _, gallery_uri = published(tmp_path)
+    with running(create_app(build_engine(gallery_uri, device="cpu", limits=LIMITS))) as http:
+        ready = http.get("/readyz")
+        assert ready.status_code == 200
+        table = Path(gallery_uri) / f"{ready.json()['space_id']}.lance"
+        hidden = table.rename(table.with_suffix(".lost"))
+        deadline = time.monotonic() + 10
+        while (unready := http.get("/readyz")).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert unready.status_code == 503
+        assert "lost" not in unready.text
+        assert http.get("/healthz").status_code == 200
+        hidden.rename(table)
+        deadline = time.monotonic() + 10
+        while http.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def test_a_publish_of_another_space_and_a_rollback_are_taken_up_under_load(tmp_path: Path) -> None:
     first_bundle, gallery_uri = published(tmp_path)
     first = Embedder.open(first_bundle, device="cpu").space_id

@@ -79,6 +79,18 @@ def test_an_image_as_body_and_as_form_finds_the_same(http: httpx.Client) -> None
     assert {hit["modality"] for hit in by_body.json()["hits"]} <= {"rgb", "pan"}
 
 
+def test_a_window_asks_by_the_part_alone(http: httpx.Client) -> None:
+    scene = np.concatenate([pixels("rgb", 1), pixels("rgb", 0)], axis=2)
+    width, height = pixels("rgb", 0).shape[2], scene.shape[1]
+    window = [width, 0, width, height]
+    by_parameter = http.post(f"/v1/search/image?window={','.join(map(str, window))}", content=png(scene))
+    part = {"kind": "image", "data": base64.b64encode(png(scene)).decode(), "window": window}
+    by_part = http.post("/v1/search", json={"parts": [part]})
+    assert ids(by_parameter) == ids(by_part) == ids(http.post("/v1/search/image", content=png(pixels("rgb", 0))))
+    for bad in ("0,0,8", "a,0,8,8", "-1,0,8,8", f"{width},0,{width + 1},8"):
+        assert "window" in refused(http.post(f"/v1/search/image?window={bad}", content=png(scene)), 422)
+
+
 def test_every_answer_names_its_space_its_times_and_its_request(http: httpx.Client) -> None:
     response = http.post("/v1/search/image", content=png(pixels("rgb", 2)), headers={"X-Request-Id": "mine-1"})
     answer = response.json()
@@ -102,10 +114,11 @@ def test_speech_finds_its_own(http: httpx.Client, kind: str) -> None:
 def test_embed_and_search_by_the_vector_is_the_same_as_by_the_image(http: httpx.Client) -> None:
     embedded = http.post("/v1/embed/pan", content=png(pixels("pan", 1))).json()
     np.testing.assert_allclose(embedded["vector"], vector_of(pixels("pan", 1).tobytes()), atol=1e-6)
-    doubled = {"vector": [2 * value for value in embedded["vector"]], "space_id": embedded["space_id"], "k": 7}
-    assert ids(http.post("/v1/search/embedding", json=doubled)) == ids(
-        http.post("/v1/search/image?k=7", content=png(pixels("pan", 1)))
-    )
+    by_image = ids(http.post("/v1/search/image?k=7", content=png(pixels("pan", 1))))
+    for length in (2, 1e300, 1e-300):
+        vector = [length * value for value in embedded["vector"]]
+        by_vector = http.post("/v1/search/embedding", json={"vector": vector, "space_id": embedded["space_id"], "k": 7})
+        assert ids(by_vector) == by_image
 
 
 def test_mixed_parts_of_every_kind(http: httpx.Client) -> None:
@@ -190,7 +203,12 @@ def test_info_health_readiness_metrics(http: httpx.Client) -> None:
     ids(http.post("/v1/search/image", content=png(pixels("rgb", 1))))
     metrics = http.get("/metrics").text
     assert 'cmir_requests_total{method="POST",route="/v1/search/image",status="200"}' in metrics
-    assert 'cmir_stage_seconds_count{stage="encode"}' in metrics
+    for stage in ("decode", "queue", "encode", "search", "fetch"):
+        assert f'cmir_stage_seconds_count{{stage="{stage}"}}' in metrics
+    assert "process_resident_memory_bytes" in metrics
+    for stage in ("encode", "search"):
+        assert f'cmir_queue_items{{stage="{stage}"}} 0.0' in metrics
+        assert f'cmir_batch_items_count{{stage="{stage}"}}' in metrics
 
 
 @pytest.mark.parametrize(
@@ -208,9 +226,10 @@ def test_info_health_readiness_metrics(http: httpx.Client) -> None:
         ("/v1/search/image?bbox=1,2,3", png(pixels("pan", 0)), 422, "filter bbox"),
         ("/v1/search/image?filters=[1]", png(pixels("pan", 0)), 422, "not a JSON object"),
         ("/v1/search/image?filters={", png(pixels("pan", 0)), 422, "not JSON"),
-        ("/v1/search/image?filters=" + "[" * 20_000, png(pixels("pan", 0)), 422, "not JSON"),
-        ("/v1/search/image?polygon={%22type%22:" + "[" * 20_000, png(pixels("pan", 0)), 422, "polygon is not JSON"),
-        ("/v1/search/image?polygon=" + "GEOMETRYCOLLECTION(" * 1000, png(pixels("pan", 0)), 422, "expected a Polygon"),
+        ("/v1/search/image?filters=" + "[" * 8000, png(pixels("pan", 0)), 422, "not JSON"),
+        ("/v1/search/image?polygon={%22type%22:" + "[" * 8000, png(pixels("pan", 0)), 422, "polygon is not JSON"),
+        ("/v1/search/image?polygon=" + "GEOMETRYCOLLECTION(" * 400, png(pixels("pan", 0)), 422, "expected a Polygon"),
+        ("/v1/search/image?polygon=" + "0" * 9000, png(pixels("pan", 0)), 422, "at most 8192 characters"),
         ("/v1/search/speech", wav(np.zeros(0, np.float32)), 422, "no samples"),
         ("/v1/search/speech", wav(tone(0))[:2000], 422, "cut short"),
         ("/v1/search/speech", b"hello, not a sound", 415, "wav, flac, ogg"),
