@@ -12,19 +12,20 @@ if __name__ == "__main__":  # before anything that jobs/ could shadow is importe
 
 from typing import Final
 
-from jobs.benchmarks import embed, evaluate, paper, quality, search, serve, shard, speech, train
 from jobs.entrypoint import Choice, run_choice
 
 BENCHMARKS: Final = {
-    "embed": Choice(embed.EmbedBenchmark, embed.run),
-    "train": Choice(train.TrainBenchmark, train.run),
-    "search": Choice(search.SearchBenchmark, search.run),
-    "serve": Choice(serve.ServeBenchmark, serve.run),
-    "shard": Choice(shard.ShardBenchmark, shard.run),
-    "speech": Choice(speech.SpeechBenchmark, speech.run),
-    "quality": Choice(quality.QualityBenchmark, quality.run),
-    "evaluate": Choice(evaluate.EvaluateBenchmark, evaluate.run),
-    "paper": Choice(paper.PaperBenchmark, paper.run),
+    "embed": Choice("jobs.benchmarks.embed", "EmbedBenchmark"),
+    "device": Choice("jobs.benchmarks.device", "DeviceBenchmark"),
+    "train": Choice("jobs.benchmarks.train", "TrainBenchmark"),
+    "search": Choice("jobs.benchmarks.search", "SearchBenchmark"),
+    "serve": Choice("jobs.benchmarks.serve", "ServeBenchmark"),
+    "shard": Choice("jobs.benchmarks.shard", "ShardBenchmark"),
+    "speech": Choice("jobs.benchmarks.speech", "SpeechBenchmark"),
+    "quality": Choice("jobs.benchmarks.quality", "QualityBenchmark"),
+    "evaluate": Choice("jobs.benchmarks.evaluate", "EvaluateBenchmark"),
+    "scaling": Choice("jobs.benchmarks.scaling", "ScalingBenchmark"),
+    "paper": Choice("jobs.benchmarks.paper", "PaperBenchmark"),
 }
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_smaller_chips_are_for_the_published_network_only() -> None:
     first, *_, last = list(paper.planned_runs(config, "pan-ms"))
     assert first.settings.working_size_px == {"pan": 96, "ms": 64, "rgb": 96}
     ours = next(one for one in paper.planned_runs(config, "pan-ms") if one.settings.objective == "contrastive")
-    assert ours.settings.working_size_px["pan"] == 64
+    assert ours.settings.working_size_px["pan"] == 128
     assert last.settings.working_size_px["pan"] == 96
 
 

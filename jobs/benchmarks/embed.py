@@ -1,16 +1,18 @@
 """Rows per second from Parquet to committed table, against the bare network on tensors in memory with as many threads.
 
-By turns: the network alone, the embedding code in this process, and at last the embedding job itself on a cluster. The
-job's workers start anew each time, so its rate is that of the rows beyond the first: a job over one row comes before.
+By turns: the network alone, the embedding code in this process, the embedding job on a cluster, and what a Ray Data
+tutorial leads to. Workers start anew each time, so their rates are those of the rows beyond the first: a run over one
+row comes before.
 """
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from pydantic import Field
@@ -23,12 +25,20 @@ from cmir.gallery.piece_embedder import PieceEmbedder
 from cmir.gallery.table import CommittedPiece, Gallery
 from cmir.network.embedder import Device, Embedder, Prepared
 from jobs import entrypoint
-from jobs.benchmarks.embedding_job import EmbedInput, measure_job
+from jobs.benchmarks.embed_input import EmbedInput, RunSeconds
 from jobs.benchmarks.material import TOWERS, Tower, first_shards, repeated, untrained_bundle, world_rows
 from jobs.benchmarks.material import write_archive as write_rows
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.entrypoint import JobResult
 
+if TYPE_CHECKING:
+    from jobs.benchmarks.embedding_job import Runs
+
+NETWORK: Final = "network alone"
+PROCESS: Final = "this process, with thumbnails"
+JOB: Final = "embedding job"
+TEMPLATE: Final = "Ray Data template"
+JOB_WITH_THUMBNAILS: Final = "embedding job, with thumbnails"
 _NUM_SCENES: Final = 48  # rendered, then repeated
 _SAMPLE_ROWS: Final = 256  # rows that the network alone and the stages are timed on
 
@@ -55,20 +65,26 @@ class StageFigures(Findings):
 
 
 class EmbedFigures(Findings):
-    """Rows per second of the alternatives; those of the job are None where no cluster was started."""
+    """What the rates of the ways are compared with."""
 
     num_rows: int
     num_pieces: int
     gflop_per_row: float
-    bare_rows_per_s: float
     bare_gflop_per_s: float
-    process_rows_per_s: float
-    process_of_bare: float
-    job_rows_per_s: float | None = None
-    job_of_bare: float | None = None
-    job_seconds: float | None = None
-    job_seconds_for_one_row: float | None = None
     cluster_start_s: float | None = None
+
+
+class WayFigures(Findings):
+    """Rows per second of one way, Parquet to table unless it is the network alone; medians of the rounds.
+
+    `seconds_for_one_row` is what a run over a single row takes, workers' start included.
+    """
+
+    way: str
+    rows_per_s: float
+    to_network: float
+    to_template: float | None
+    seconds_for_one_row: float | None = None
 
 
 @dataclass
@@ -87,41 +103,61 @@ def run(config: EmbedBenchmark) -> JobResult:
         with entrypoint.before_work():
             running = Run("embed", config)
             given = _input(config, folder)
-        figures, stages = measure(given, config)
-    headline = {"process_of_bare": figures.process_of_bare, "job_of_bare": figures.job_of_bare}
-    return running.finish({"rates": figures, "stages": stages}, headline)
+        figures, ways, stages = measure(given, config)
+    headline: dict[str, float | None] = {f"{_key(one.way)}_to_network": one.to_network for one in ways[1:]}
+    for one in ways:
+        if one.to_template is not None:
+            headline[f"{_key(one.way)}_to_template"] = one.to_template
+    return running.finish({"what": figures, "ways": ways, "stages": stages}, headline)
 
 
-def measure(given: EmbedInput, config: EmbedBenchmark) -> tuple[EmbedFigures, list[StageFigures]]:
-    """The figures and where the time goes."""
+def _key(way: str) -> str:
+    return way.replace(",", "").replace(" ", "_")
+
+
+def measure(given: EmbedInput, config: EmbedBenchmark) -> tuple[EmbedFigures, list[WayFigures], list[StageFigures]]:
+    """The figures, the ways side by side, and where the time goes in one process."""
     embed = PieceEmbedder(given.bundle_uri, config.device)
     sample = _sample(embed.embedder, given.pieces)
     calls = _bare_calls(embed.embedder, sample)
     gflop = _gflop_of(calls) / len(sample)
     seconds = _Seconds()
+    runs = None if config.skip_ray else _runs(given, config)
+    found: dict[str, list[RunSeconds]] = defaultdict(list)
     for number in range(config.rounds):
         seconds.bare_per_row.append(_timed(calls) / len(sample))
         _embed_here(embed, given, number, seconds)
-    stages = _stages(embed.embedder, given, seconds, sample)
-    job = None if config.skip_ray else measure_job(given, config.device)
+        if runs is not None:
+            found[JOB].append(runs.job(thumbnails=False))
+            found[TEMPLATE].append(runs.template())
+            found[JOB_WITH_THUMBNAILS].append(runs.job(thumbnails=True))
     seconds.bare_per_row.append(_timed(calls) / len(sample))  # once more at the end: has the machine changed?
-    bare = 1 / median(seconds.bare_per_row)
-    process = given.num_rows / median(seconds.process)
+    rates = {NETWORK: 1 / median(seconds.bare_per_row), PROCESS: given.num_rows / median(seconds.process)}
+    rates |= {way: median(one.rows_per_s for one in measured) for way, measured in found.items()}
     figures = EmbedFigures(
         num_rows=given.num_rows,
         num_pieces=len(given.pieces),
         gflop_per_row=gflop,
-        bare_rows_per_s=bare,
-        bare_gflop_per_s=bare * gflop,
-        process_rows_per_s=process,
-        process_of_bare=process / bare,
-        job_rows_per_s=job.rows_per_s if job else None,
-        job_of_bare=job.rows_per_s / bare if job else None,
-        job_seconds=job.seconds if job else None,
-        job_seconds_for_one_row=job.seconds_for_one_row if job else None,
-        cluster_start_s=job.cluster_start_s if job else None,
+        bare_gflop_per_s=rates[NETWORK] * gflop,
+        cluster_start_s=None if runs is None else runs.cluster_start_s,
     )
-    return figures, stages
+    ways = [
+        WayFigures(
+            way=way,
+            rows_per_s=rate,
+            to_network=rate / rates[NETWORK],
+            to_template=rate / rates[TEMPLATE] if TEMPLATE in rates else None,
+            seconds_for_one_row=median(one.seconds_for_one_row for one in found[way]) if way in found else None,
+        )
+        for way, rate in rates.items()
+    ]
+    return figures, ways, _stages(embed.embedder, given, seconds, sample)
+
+
+def _runs(given: EmbedInput, config: EmbedBenchmark) -> "Runs":
+    from jobs.benchmarks.embedding_job import Runs  # late: it needs Ray
+
+    return Runs(given, config.device)
 
 
 def _input(config: EmbedBenchmark, folder: str) -> EmbedInput:
@@ -188,19 +224,18 @@ def _embed_here(embed: PieceEmbedder, given: EmbedInput, number: int, seconds: _
     """Read, embed and commit every piece in this process, into a new gallery."""
     gallery = Gallery.create(storage.join(given.work_uri, f"gallery-{number}"))
     space = gallery.space(embed.embedder.space_id, embed.embedder.dim, given.bundle_uri)
-    waiting, began, writing = [], time.perf_counter(), 0.0
+    waiting, thumbnails, began = [], {}, time.perf_counter()
     for piece in given.pieces:
         done = embed(piece)
-        wrote = time.perf_counter()
-        if len(done.thumbnails):
-            gallery.add_thumbnails(done.thumbnails)
-        writing += time.perf_counter() - wrote
+        thumbnails[piece.piece_id] = done.thumbnails
         waiting.append(CommittedPiece(piece.piece_id, done.rows, len(done.rejected)))
+    writing = time.perf_counter()
+    gallery.add_thumbnails(thumbnails)
     committing = time.perf_counter()
     space.commit(waiting)
     ended = time.perf_counter()
     seconds.process.append(ended - began)
-    seconds.thumbnail_writes.append(writing)
+    seconds.thumbnail_writes.append(committing - writing)
     seconds.commits.append(ended - committing)
 
 

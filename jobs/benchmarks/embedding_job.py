@@ -1,80 +1,67 @@
-"""The embedding job on a cluster, timed: what its workers do per second once they have started."""
+"""The embedding job on a cluster and the template beside it, timed: rows per second once workers have started."""
 
 import logging
 import os
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 import torch
 
 from cmir.archive import shards, storage
-from cmir.archive.shards import Piece, ShardFile
+from cmir.archive.shards import ShardFile
 from cmir.loopback import HOST
 from cmir.network.embedder import Device
 from jobs import cluster
-from jobs.benchmarks.material import pieces_of
+from jobs.benchmarks.embed_input import EmbedInput, RunSeconds
+from jobs.benchmarks.embedding_template import embed_by_template
 from jobs.embed import EmbedConfig
 from jobs.embed import run as run_embed_job
 
 
-@dataclass(frozen=True)
-class EmbedInput:
-    """What is embedded, by which bundle, and a folder for galleries."""
+class Runs:
+    """The embedding job and the template over the same rows, on one cluster: over one row first, then over all.
 
-    bundle_uri: str
-    files: list[ShardFile]
-    work_uri: str
+    The difference is the rows', without the workers' start.
+    """
 
-    @property
-    def pieces(self) -> list[Piece]:
-        return pieces_of(self.files)
+    def __init__(self, given: EmbedInput, device: Device) -> None:
+        self._given, self._device, self._number = given, device, 0
+        began = time.perf_counter()
+        _start_cluster()
+        self.cluster_start_s = time.perf_counter() - began
+        one = storage.join(given.work_uri, "one-row", "shard", "train", "part-00000.parquet")
+        storage.local_path(one).parent.mkdir(parents=True)
+        pq.write_table(shards.read_piece(given.pieces[0]).slice(0, 1), storage.local_path(one))
+        self._one_row = shards.list_shards([one])
 
-    @property
-    def num_rows(self) -> int:
-        return sum(file.num_rows for file in self.files)
+    def job(self, *, thumbnails: bool) -> RunSeconds:
+        """The embedding job, Parquet to committed table."""
+        for_one_s = self._job_seconds(self._one_row, thumbnails)
+        return RunSeconds(self._given.num_rows, self._job_seconds(self._given.files, thumbnails), for_one_s)
 
+    def template(self) -> RunSeconds:
+        """The template, Parquet to appended rows."""
+        actors = torch.get_num_threads()
+        for_one_s = embed_by_template(self._given.bundle_uri, self._one_row, self._place(), actors)
+        seconds = embed_by_template(self._given.bundle_uri, self._given.files, self._place(), actors)
+        return RunSeconds(self._given.num_rows, seconds, for_one_s)
 
-@dataclass(frozen=True)
-class JobSeconds:
-    """Seconds of a job over all rows, of one over a single row, and of the cluster's start."""
+    def _job_seconds(self, files: Sequence[ShardFile], thumbnails: bool) -> float:
+        began = time.perf_counter()
+        told = {"bundle": self._given.bundle_uri, "shards": tuple(file.uri for file in files), "device": self._device}
+        run_embed_job(EmbedConfig.model_validate({**told, "gallery": self._place(), "thumbnails": thumbnails}))
+        return time.perf_counter() - began
 
-    num_rows: int
-    seconds: float
-    seconds_for_one_row: float
-    cluster_start_s: float
-
-    @property
-    def rows_per_s(self) -> float:
-        """Of the rows beyond the first, so that planning and the workers' start are left out."""
-        return (self.num_rows - 1) / max(self.seconds - self.seconds_for_one_row, 1e-9)
-
-
-def measure_job(given: EmbedInput, device: Device) -> JobSeconds:
-    """The embedding job over one row, then over all: the difference is the rows', without the workers' start."""
-    began = time.perf_counter()
-    _start_cluster()
-    started_s = time.perf_counter() - began
-    one = storage.join(given.work_uri, "one-row", "shard", "train", "part-00000.parquet")
-    storage.local_path(one).parent.mkdir(parents=True)
-    pq.write_table(shards.read_piece(given.pieces[0]).slice(0, 1), storage.local_path(one))
-    for_one_s = _job_seconds(given, device, [one], "gallery-one")
-    seconds = _job_seconds(given, device, [file.uri for file in given.files], "gallery-job")
-    return JobSeconds(given.num_rows, seconds, for_one_s, started_s)
-
-
-def _job_seconds(given: EmbedInput, device: Device, uris: Sequence[str], gallery: str) -> float:
-    began = time.perf_counter()
-    gallery_uri = storage.join(given.work_uri, gallery)
-    told = {"bundle": given.bundle_uri, "shards": tuple(uris), "gallery": gallery_uri, "device": device}
-    run_embed_job(EmbedConfig.model_validate(told))
-    return time.perf_counter() - began
+    def _place(self) -> str:
+        self._number += 1
+        return storage.join(self._given.work_uri, f"run-{self._number}")
 
 
 def _start_cluster() -> None:
-    """The cluster of RAY_ADDRESS, else one of as many cores as the network alone has threads."""
+    """The cluster of RAY_ADDRESS, else one of as many cores as the network alone has threads, and of two at least: with
+    one, the template's network would wait for ever for decoding, and decoding for a core."""
     if os.environ.get("RAY_ADDRESS"):
         cluster.connect()
         return
@@ -85,7 +72,7 @@ def _start_cluster() -> None:
         warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks runs exec at once
         ray.init(
             address="local",
-            num_cpus=torch.get_num_threads(),
+            num_cpus=max(2, torch.get_num_threads()),
             include_dashboard=False,
             logging_level=logging.WARNING,
             _node_ip_address=HOST,

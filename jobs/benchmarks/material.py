@@ -1,4 +1,4 @@
-"""What a benchmark needs and was not given: rows of the generated world, an untrained bundle, a published gallery.
+"""What a benchmark needs and was not given: rows of the generated world, an untrained bundle.
 
 Speed does not depend on what a network has learnt, so an untrained one of the true architecture measures it; rows
 are rendered scenes, repeated under other ids where more are asked for than were rendered.
@@ -18,10 +18,6 @@ from cmir.archive.sources import Source
 from cmir.archive.sources.synthetic import SyntheticSource
 from cmir.archive.splits import draw_splits
 from cmir.errors import DataError
-from cmir.gallery import publish
-from cmir.gallery.piece_embedder import PieceEmbedder
-from cmir.gallery.publish import IndexSettings, SearchSettings
-from cmir.gallery.table import CommittedPiece, Gallery
 from cmir.network.bundle import save_bundle
 from cmir.network.new_learner import build_learner
 from cmir.network.training_data import read_training_data
@@ -30,7 +26,8 @@ from cmir.network.training_settings import TrainSettings
 Tower = Literal["default", "light"]
 TOWERS: Final[dict[Tower, TrainSettings]] = {
     "default": TrainSettings(),
-    "light": TrainSettings(image_width=128, image_depths=(1, 1)),  # a third of the work, so that feeding it counts
+    # a quarter of the work, so that feeding it counts
+    "light": TrainSettings(image_width=128, image_depths=(1, 1), chip_size_px={"pan": 64, "ms": 64, "rgb": 80}),
 }
 
 
@@ -82,27 +79,6 @@ def untrained_bundle(uri: str, shard_uris: Sequence[str], settings: TrainSetting
     learner = build_learner(settings, data, torch.device("cpu"))
     net, training = learner.average, settings.model_dump(mode="json")
     save_bundle(uri, net, data.preprocessing, metrics={}, training=training, data=data.counts())
-    return uri
-
-
-def published_gallery(uri: str, bundle_uri: str, shard_uris: Sequence[str]) -> str:
-    """Embed the shards in this process and publish them with exact search; returns the gallery's URI."""
-    embed = PieceEmbedder(bundle_uri)
-    gallery = Gallery.create(uri)
-    space = gallery.space(embed.embedder.space_id, embed.embedder.dim, bundle_uri)
-    for piece in pieces_of(shards.list_shards(shard_uris)):
-        done = embed(piece)
-        if len(done.thumbnails):
-            gallery.add_thumbnails(done.thumbnails)
-        space.commit([CommittedPiece(piece.piece_id, done.rows, len(done.rejected))])
-    publish.publish(
-        uri,
-        space.space_id,
-        table_version=int(space.dataset().version),
-        index=IndexSettings(),
-        search=SearchSettings(),
-        recall_at_10=1.0,
-    )
     return uri
 
 

@@ -100,5 +100,5 @@ class _Collate:
 
     def __call__(self, items: list[CachedItem]) -> VariedBatch:
         batch = collate(items, self._catalogue, self._preprocessing)
-        sizes = {part.modality: self._settings.chip_size_px[part.modality] for part in batch.images}
+        sizes = {part.modality: self._settings.working_size_px[part.modality] for part in batch.images}
         return vary_batch(batch, sizes, self._settings.augmentation, self._generator, torch.device("cpu"))

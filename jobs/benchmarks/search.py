@@ -2,7 +2,8 @@
 
 Each index is built and tuned to the target as jobs/index.py does, published in a gallery of the benchmark's own, and
 asked through `Searcher`, the code that serves. Recall is counted here against exact cosines computed with numpy, the
-same for all. All ways stand side by side and are asked by turns.
+same for all. All ways stand side by side and are asked by turns. On synthetic vectors filters are timed as well,
+without and with scalar indexes.
 """
 
 import importlib.util
@@ -21,6 +22,7 @@ from cmir.gallery import publish, tuning
 from cmir.gallery.publish import IndexKind, IndexSettings, SearchSettings
 from cmir.gallery.search import Searcher, Vectors, nearest_rows
 from jobs import entrypoint
+from jobs.benchmarks.filters import measure_filters
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.benchmarks.vectors import Collection, copied_collection, draw_queries, synthetic_collection
 from jobs.entrypoint import JobResult
@@ -97,6 +99,9 @@ def run(config: SearchBenchmark) -> JobResult:
         if importlib.util.find_spec("faiss") is not None:
             ways += [_faiss_flat(searched), _faiss_ivf(searched, queries, config.target_recall)]
         found = measure(ways, searched, queries, rounds=config.rounds)
+        figures: dict[str, Findings | Sequence[Findings]] = {"ways": found}
+        if config.gallery is None:
+            figures["filters"] = measure_filters(searched.space, queries, rounds=config.rounds)
     told = DataFigures(
         source=searched.source,
         num_rows=len(searched.item_ids),
@@ -105,7 +110,7 @@ def run(config: SearchBenchmark) -> JobResult:
         target_recall=config.target_recall,
     )
     headline = {f"{one.way}_ms": one.ms_single for one in found}
-    return running.finish({"data": told, "ways": found}, headline)
+    return running.finish({"data": told, **figures}, headline)
 
 
 def measure(ways: Sequence[Way], searched: Collection, queries: Vectors, *, rounds: int) -> list[WayFigures]:

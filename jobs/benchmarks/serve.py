@@ -14,7 +14,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Literal
 
+import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import Field
 
 from cmir.archive import shards, storage
@@ -29,8 +31,9 @@ from cmir.loopback import HOST, free_port
 from cmir.network.embedder import Embedder, Prepared
 from cmir.network.training_settings import TrainSettings
 from jobs import entrypoint
+from jobs.benchmarks.galleries import published_gallery
 from jobs.benchmarks.load import Answers, Question, ask_at_once, timed_ms
-from jobs.benchmarks.material import pieces_of, published_gallery, untrained_bundle, world_rows, write_archive
+from jobs.benchmarks.material import pieces_of, untrained_bundle, world_rows, write_archive
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.entrypoint import JobResult
 
@@ -66,15 +69,21 @@ class QueryFigures(Findings):
 
 
 class LoadFigures(Findings):
-    """Many clients, all kinds of queries, against this process alone with batches as large as there are clients."""
+    """Many clients, all kinds of queries, against this process alone with batches as large as there are clients.
+
+    `memory_mb`: resident, 10^6 bytes of the replica, before and after.
+    """
 
     clients: int
+    num_requests: int
     requests_per_s: float
     p50_ms: float
     p99_ms: float
     errors: int
     process_batched_per_s: float
     service_of_process: float
+    memory_mb: float
+    memory_at_end_mb: float
 
 
 class GalleryFigures(Findings):
@@ -158,8 +167,11 @@ def one_client(url: str, process: InProcess, questions: Sequence[Question], num_
 
 def many_clients(url: str, process: InProcess, questions: Sequence[Question], config: ServeBenchmark) -> LoadFigures:
     """Ask the service at once, then this process for the same batches while the service rests."""
-    ask_at_once(questions, url, num_clients=config.clients, seconds=min(2.0, config.load_seconds))
+    warm_s = max(min(2.0, config.load_seconds), config.load_seconds / 10)
+    ask_at_once(questions, url, num_clients=config.clients, seconds=warm_s)
+    memory_mb = _memory_mb(url)
     answers = ask_at_once(questions, url, num_clients=config.clients, seconds=config.load_seconds)
+    memory_at_end_mb = _memory_mb(url)
     batch = [questions[number % len(questions)] for number in range(config.clients)]
     process.answer(batch)
     spent_ms: list[float] = []
@@ -168,13 +180,23 @@ def many_clients(url: str, process: InProcess, questions: Sequence[Question], co
     batched_per_s = 1000 * len(batch) * len(spent_ms) / sum(spent_ms)
     return LoadFigures(
         clients=config.clients,
+        num_requests=len(answers.ms),
         requests_per_s=answers.per_s,
         p50_ms=answers.percentile(0.5),
         p99_ms=answers.percentile(0.99),
         errors=len(answers.errors),
         process_batched_per_s=batched_per_s,
         service_of_process=answers.per_s / batched_per_s,
+        memory_mb=memory_mb,
+        memory_at_end_mb=memory_at_end_mb,
     )
+
+
+def _memory_mb(url: str) -> float:
+    """Resident memory of the one replica, 10^6 bytes."""
+    page = httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    return float(families["process_resident_memory_bytes"].samples[0].value) / 1e6
 
 
 def _prepare(config: ServeBenchmark, folder: str) -> tuple[str, list[Question]]:

@@ -5,7 +5,6 @@ the time since the last of them belongs to the stage that just ended. On CUDA ev
 costs the overlap of copies and kernels: a step by itself is a little faster than the sum.
 """
 
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -25,9 +24,8 @@ from cmir.network.new_learner import build_learner
 from cmir.network.training import feed_settings
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import Preset, TrainSettings
-from jobs import cluster, entrypoint, train
+from jobs import entrypoint
 from jobs.benchmarks.material import world_rows, write_archive
-from jobs.benchmarks.plain_loop import PlainLoop
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.entrypoint import JobResult
 
@@ -109,39 +107,15 @@ def run(config: TrainBenchmark) -> JobResult:
             uris = [write_archive(world_rows(_NUM_SCENES, _NUM_UTTERANCES), storage.join(folder, "archive"))]
         settings = TrainSettings(preset=config.preset, dim=config.dim, cache_bytes=int(config.cache_mb * 1e6))
         figures, stages = measure(settings, uris, device, num_steps=config.steps, num_warmup=config.warmup_steps)
-        rates = [] if config.skip_ray or device.type != "cpu" else compare(config, uris, folder)
+        rates: list[RateFigures] = []
+        if not config.skip_ray and device.type == "cpu":
+            from jobs.benchmarks.training_job import compare  # late: it needs Ray, which the rest does not
+
+            rates += compare(config.preset, config.dim, uris, folder, rounds=config.rounds, num_steps=config.job_steps)
     headline: dict[str, float | None] = {"ms_per_step": figures.ms_per_step, "samples_per_s": figures.samples_per_s}
     if rates:
         headline["job_to_plain_loop"] = rates[0].to_plain_loop
     return running.finish({"step": figures, "stages": stages, "rates": rates}, headline)
-
-
-def compare(config: TrainBenchmark, shard_uris: Sequence[str], folder: str) -> list[RateFigures]:
-    """The training job beside plain loops with all the ways to use these cores, by turns; chips have their whole size.
-
-    The job's samples per second are those it says itself: steps and waiting for batches, without the cluster's start.
-    """
-    settings = TrainSettings(preset=config.preset, dim=config.dim, growth=(), max_minutes=60.0)
-    cores = len(os.sched_getaffinity(0))
-    loops = {PlainLoop(0, cores), *(PlainLoop(loaders, threads) for loaders in (1, cores) for threads in (1, cores))}
-    plain = {f"plain loop, {loop.num_loaders} loaders, {loop.num_threads} threads": loop for loop in loops}
-    best: dict[str, float] = {}
-    for number in range(config.rounds):
-        rate = job_samples_per_s(settings, shard_uris, config.job_steps, storage.join(folder, f"job-{number}"))
-        best["training job"] = max(best.get("training job", 0.0), rate)
-        for name, loop in sorted(plain.items()):
-            best[name] = max(best.get(name, 0.0), loop.samples_per_s(settings, shard_uris, config.job_steps))
-    plain_rate = max(rate for name, rate in best.items() if name in plain)
-    return [RateFigures(way=name, samples_per_s=rate, to_plain_loop=rate / plain_rate) for name, rate in best.items()]
-
-
-def job_samples_per_s(settings: TrainSettings, shard_uris: Sequence[str], num_steps: int, output_uri: str) -> float:
-    """What jobs/train.py says of its own speed, on its own cluster."""
-    cluster.connect(for_training=True)
-    told = {"shards": tuple(shard_uris), "output": output_uri, "preset": settings.preset, "dim": settings.dim}
-    config = train.TrainConfig.model_validate(told)
-    changed = settings.model_copy(update={"max_steps": num_steps})
-    return float(train.train_group(config, changed, output_uri)["speed"]["samples_per_s"])
 
 
 def measure(

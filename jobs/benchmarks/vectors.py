@@ -90,24 +90,38 @@ def _filled(space: SpaceTable, tables: Iterable[pa.Table], source: str) -> Colle
 
 def _synthetic_tables(vectors: Vectors) -> list[pa.Table]:
     schema, dim = gallery_schema(vectors.shape[1]), vectors.shape[1]
-    tables = []
+    tables, draw = [], np.random.default_rng(0)
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         part = vectors[start : start + _ROWS_AT_ONCE]
         ids = [f"{number:024x}" for number in range(start, start + len(part))]
         told: dict[str, Any] = {
             "item_id": ids,
             "scene_id": ids,
-            "modality": ["rgb"] * len(part),
+            "modality": [("rgb", "ms")[number % 2] for number in range(len(part))],
             "split": ["test"] * len(part),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), dim),
             "piece_id": [""] * len(part),
-            "labels": [[]] * len(part),
             "source_uri": ["synthetic:"] * len(part),
             "content_hash": [""] * len(part),
+            **_drawn_columns(len(part), draw),
         }
         columns = [pa.array(told[f.name], f.type) if f.name in told else pa.nulls(len(part), f.type) for f in schema]
         tables.append(pa.table(columns, schema=schema))
     return tables
+
+
+def _drawn_columns(num_rows: int, draw: np.random.Generator) -> dict[str, Any]:
+    """What filters ask for: sensors of 1%, 10% and the rest, three of 100 labels, a year of dates, all of the world."""
+    west, south = draw.uniform(-180, 179.99, num_rows), draw.uniform(-90, 89.99, num_rows)
+    seconds = draw.uniform(0, 3.15e7, num_rows)
+    return {
+        "sensor": draw.choice(["rare", "some", "often"], num_rows, p=[0.01, 0.1, 0.89]),
+        "labels": [[f"l{label}" for label in chosen] for chosen in draw.integers(0, 100, (num_rows, 3))],
+        "acquired_at": (np.datetime64("2020-01-01", "us") + (1e6 * seconds).astype("timedelta64[us]")),
+        "cloud_cover": draw.uniform(0, 100, num_rows).astype(np.float32),
+        "gsd_m": draw.uniform(0, 10, num_rows).astype(np.float32),
+        "bbox": [{"xmin": x, "ymin": y, "xmax": x + 0.01, "ymax": y + 0.01} for x, y in zip(west, south, strict=True)],
+    }
 
 
 def _unit(vectors: Vectors) -> Vectors:
