@@ -1,9 +1,12 @@
 """deploy/ as kubectl renders it, held against the KubeRay CRDs, Kubernetes' own schemas and this project's commands."""
 
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from ray.serve.schema import ServeDeploySchema
 from jobs.embed import EmbedConfig
 from jobs.entrypoint import resolve
 from jobs.index import IndexConfig
+from jobs.progress import Figures
 from jobs.train import TrainConfig
 from serve.app import ServeArgs
+from serve.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["base", "overlays/single-gpu", "overlays/scheduled"]
@@ -151,3 +156,45 @@ def _values(node: Any, key: str) -> list[Any]:
     return [value for name, value in node.items() if name == key] + [
         value for part in node.values() for value in _values(part, key)
     ]
+
+
+def _monitoring() -> list[dict[str, Any]]:
+    folder = ROOT / "deploy" / "monitoring"
+    return [
+        yaml.safe_load((folder / name).read_text()) for name in ("podmonitor.yaml", "alerts.yaml", "dashboard.json")
+    ]
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
+    names_of = {family.name for family in Metrics().registry.collect()}
+    names_of |= {f"cmir_embed_{field.name}" for field in fields(Figures)}
+    there_are = {f"ray_{name}{end}" for name in names_of for end in ("", "_total", "_bucket", "_sum", "_count")}
+    pod_monitor, alerts, dashboard = _monitoring()
+    expressions = _values(alerts, "expr") + _values(dashboard, "expr")
+    assert len(expressions) > 20
+    for expression in expressions:
+        names = re.findall(r"ray_cmir_\w+", expression)
+        assert names, expression
+        assert set(names) <= there_are, expression
+    assert pod_monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
+
+
+def test_monitoring_renders_into_the_namespace_of_the_rest() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed: nothing renders the kustomize folders")
+    command = ["kubectl", "kustomize", str(ROOT / "deploy" / "monitoring")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    documents = list(yaml.safe_load_all(done.stdout))
+    assert {document["kind"] for document in documents} == {"PodMonitor", "PrometheusRule", "ConfigMap"}
+    assert {document["metadata"]["namespace"] for document in documents} == {"cmir"}
+    (dashboard,) = (document for document in documents if document["kind"] == "ConfigMap")
+    assert json.loads(dashboard["data"]["dashboard.json"])["uid"] == "cmir"
+
+
+def test_every_node_shows_its_metrics_at_the_port_that_is_scraped(rendered: list) -> None:
+    for document in rendered:
+        if document["kind"] in CRD_FILES:
+            containers = [container for pod in _values(document, "containers") for container in pod]
+            listening = [container["ports"] for container in containers if "ports" in container]
+            assert len(listening) > 1
+            assert all({"containerPort": 8080, "name": "metrics"} in ports for ports in listening)
