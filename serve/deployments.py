@@ -28,9 +28,9 @@ from cmir.network.second_ear import Said, SecondEar
 from serve.batching import Batcher, Timed
 from serve.isolated import DecodingProcesses, media_of
 from serve.limits import Limits
-from serve.media import ImageHints
+from serve.media import ImageBytes, ImageHints, SpeechBytes
 from serve.metrics import Metrics
-from serve.query import F32, ImageBytes, SpeechBytes
+from serve.query import F32
 
 _BUNDLES_KEPT: Final = 2
 _ONE_PIXEL: Final = ImageBytes(

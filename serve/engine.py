@@ -23,10 +23,11 @@ from cmir.network.second_ear import heard_by_ear
 from serve.canary import Canary
 from serve.deployments import Decoder, Snapshot, Wanted
 from serve.limits import Limits
+from serve.media import ImageBytes, SpeechBytes
 from serve.metrics import Metrics
 from serve.probing import probe
 from serve.problems import ProblemError
-from serve.query import F32, GivenVector, ImageBytes, ItemRef, LabelRef, Query, Source, SpeechBytes
+from serve.query import F32, GivenVector, ItemRef, LabelRef, Query, Source
 from serve.tracing import note_queue, stage_span
 from serve.watch import PointerWatch
 

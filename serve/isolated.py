@@ -5,12 +5,9 @@ processes import decoders and no network, are started anew when one ends, and en
 """
 
 import asyncio
-import contextlib
 import importlib
 import logging
-import os
 import resource
-import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -21,11 +18,10 @@ from cmir.archive.imagery import decode_chip, raw_media
 from cmir.archive.schema import Media
 from cmir.archive.speech import SAMPLE_RATE_HZ, decode_speech
 from cmir.errors import DataError
-from cmir.lone_process import lone_process
+from cmir.lone_process import LoneProcess
 from serve.limits import Limits
-from serve.media import image_media, speech_media
+from serve.media import ImageBytes, SpeechBytes, image_media, speech_media
 from serve.problems import ProblemError, too_large
-from serve.query import ImageBytes, SpeechBytes
 
 _ATTEMPTS: Final = 2  # a process may be ended by others than the bytes
 _RESTART_S: Final = 1.0  # between tries to start one
@@ -38,8 +34,8 @@ class DecodingProcesses:
 
     def __init__(self, num_processes: int, limits: Limits) -> None:
         self._num_processes, self._limits = num_processes, limits
-        self._idle: asyncio.Queue[_Process] = asyncio.Queue()
-        self._living: set[_Process] = set()
+        self._idle: asyncio.Queue[LoneProcess] = asyncio.Queue()
+        self._living: set[LoneProcess] = set()
         self._restarts: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -65,9 +61,9 @@ class DecodingProcesses:
         the processes were stopped.
         """
         what, fix = "media cannot be decoded", "write the file anew, in another format"
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             try:
-                return await self._decode_once(source)
+                return await self._decode_once(source, await self._next(is_asked_first=attempt > 0))
             except BrokenProcessPool as error:
                 ended = error
             except TimeoutError as error:
@@ -79,12 +75,28 @@ class DecodingProcesses:
         seen = "the end of the process that tried"
         raise DataError(what, seen=seen, expected="pixels or samples", fix=fix) from ended
 
-    async def _decode_once(self, source: ImageBytes | SpeechBytes) -> Media:
-        if self._is_stopped:
-            raise ProblemError(503, "decoding has been stopped")
-        process = await self._idle.get()
+    async def _next(self, *, is_asked_first: bool) -> LoneProcess:
+        """An idle process; it may have been killed since, unless it is asked whether it lives."""
+        while True:
+            if self._is_stopped:
+                raise ProblemError(503, "decoding has been stopped")
+            process = await self._idle.get()
+            if not is_asked_first:
+                return process
+            try:
+                async with asyncio.timeout(self._limits.max_decode_s):
+                    await asyncio.wrap_future(process.submit(_is_ready))
+                return process
+            except (BrokenProcessPool, TimeoutError):
+                self._replace(process)
+            except asyncio.CancelledError:
+                self._replace(process)
+                raise
+
+    async def _decode_once(self, source: ImageBytes | SpeechBytes, process: LoneProcess) -> Media:
         try:
-            media = await process.decode(source, self._limits)
+            async with asyncio.timeout(self._limits.max_decode_s):
+                media = await asyncio.wrap_future(process.submit(decoded, source, self._limits))
         except (BrokenProcessPool, TimeoutError, asyncio.CancelledError):
             self._replace(process)
             raise
@@ -94,7 +106,7 @@ class DecodingProcesses:
         self._idle.put_nowait(process)
         return media
 
-    def _replace(self, process: "_Process") -> None:
+    def _replace(self, process: LoneProcess) -> None:
         process.kill()
         self._living.discard(process)
         if not self._is_stopped:
@@ -112,39 +124,15 @@ class DecodingProcesses:
                 await asyncio.sleep(_RESTART_S)
 
     async def _begin_one(self) -> None:
-        process = _Process(self._limits.max_decode_bytes)
+        process = LoneProcess(_make_ready, self._limits.max_decode_bytes)
         self._living.add(process)
         try:
-            await process.begin()
+            await asyncio.wrap_future(process.submit(_is_ready))
         except BaseException:
             self._living.discard(process)
             process.kill()
             raise
         self._idle.put_nowait(process)
-
-
-class _Process:
-    """One of them; it decodes one query at a time."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._pool = lone_process(_make_ready, max_bytes)
-        self._process_id: int | None = None
-
-    async def begin(self) -> None:
-        """Have it up."""
-        self._process_id = await asyncio.wrap_future(self._pool.submit(os.getpid))
-
-    async def decode(self, source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
-        """See `DecodingProcesses.decode`; BrokenProcessPool where it ended, TimeoutError where it took too long."""
-        async with asyncio.timeout(limits.max_decode_s):
-            return await asyncio.wrap_future(self._pool.submit(decoded, source, limits))
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._process_id is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process_id, signal.SIGKILL)
 
 
 def media_of(source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
@@ -181,3 +169,7 @@ def _make_ready(num_bytes: int) -> None:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         taken = int(status["VmData"].split()[0]) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (taken + num_bytes, taken + num_bytes))
+
+
+def _is_ready() -> bool:
+    return True  # since calls come after `_make_ready`

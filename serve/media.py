@@ -39,6 +39,21 @@ class ImageHints:
     window: Window | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image file."""
+
+    data: bytes
+    hints: ImageHints
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechBytes:
+    """A recording."""
+
+    data: bytes
+
+
 def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
     """An encoded image as media of the modality given, or told by its bands.
 

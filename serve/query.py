@@ -11,25 +11,10 @@ import numpy.typing as npt
 from cmir.archive.schema import Modality
 from cmir.errors import QueryError
 from cmir.gallery.filters import Filters
-from serve.media import ImageHints
+from serve.media import ImageBytes, ImageHints, SpeechBytes
 from serve.schemas import EmbeddingRequest, ImagePart, ItemPart, LabelPart, Part, SearchRequest, SpeechPart
 
 F32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBytes:
-    """An image file."""
-
-    data: bytes
-    hints: ImageHints
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechBytes:
-    """A recording."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

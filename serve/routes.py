@@ -16,6 +16,7 @@ from serve import query as queries
 from serve.answers import info_answer, item_answer, search_answer
 from serve.engine import Engine
 from serve.limits import MAX_BATCH_QUERIES
+from serve.media import ImageBytes, SpeechBytes
 from serve.parameters import ImageParameters, ImageSearchParameters, SearchParameters
 from serve.problems import PROBLEM_RESPONSES, ProblemError, unsupported_media
 from serve.schemas import (
@@ -83,7 +84,7 @@ async def search_image(
     request: Request, engine: Asked, parameters: Annotated[ImageSearchParameters, Query()], file: File
 ) -> Response:
     """Search by an image: png, jpeg, webp, tiff or GeoTIFF of any depth."""
-    return await _search_one(request, engine, queries.ImageBytes(file, parameters.image_hints()), parameters)
+    return await _search_one(request, engine, ImageBytes(file, parameters.image_hints()), parameters)
 
 
 @router.post("/search/speech", response_model=SearchAnswer, responses=_GEOJSON_TOO, openapi_extra=_FILE_BODY)
@@ -91,7 +92,7 @@ async def search_speech(
     request: Request, engine: Asked, parameters: Annotated[SearchParameters, Query()], file: File
 ) -> Response:
     """Search by voice: wav, flac, ogg, mp3, or what a browser records (webm/opus, mp4/aac)."""
-    return await _search_one(request, engine, queries.SpeechBytes(file), parameters)
+    return await _search_one(request, engine, SpeechBytes(file), parameters)
 
 
 @router.post("/search/embedding", response_model=SearchAnswer, responses=_GEOJSON_TOO, dependencies=[JSON_ONLY])
@@ -125,7 +126,7 @@ async def embed(
     file: File,
 ) -> EmbedAnswer:
     """The unit vector of an image or a recording."""
-    source = queries.SpeechBytes(file) if modality == "speech" else queries.ImageBytes(file, parameters.hints(modality))
+    source = SpeechBytes(file) if modality == "speech" else ImageBytes(file, parameters.hints(modality))
     vector, space_id = await engine.embed(source)
     return EmbedAnswer(vector=vector.tolist(), space_id=space_id)
 

@@ -13,9 +13,8 @@ from cmir.gallery.filters import Filters
 from cmir.network.embedder import Embedder
 from serve.deployments import Decoder, EncoderPool, Finder, LocalEncoder, Wanted
 from serve.limits import Limits
-from serve.media import ImageHints
+from serve.media import ImageBytes, ImageHints
 from serve.metrics import Metrics
-from serve.query import ImageBytes
 from tests.serve_doubles import FakeEmbedder, FakeSearcher, gallery_rows, pixels, png, vector_of
 from tests.serve_real import make_bundle, media
 

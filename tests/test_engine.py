@@ -11,9 +11,9 @@ from cmir.errors import DataError, QueryError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from serve.engine import Engine, combined
 from serve.isolated import DecodingProcesses
-from serve.media import ImageHints
+from serve.media import ImageBytes, ImageHints, SpeechBytes
 from serve.problems import ProblemError
-from serve.query import GivenVector, ImageBytes, ItemRef, LabelRef, Query, Source, SpeechBytes, single
+from serve.query import GivenVector, ItemRef, LabelRef, Query, Source, single
 from tests.serve_doubles import (
     DIM,
     LABELS,
@@ -160,7 +160,7 @@ def test_not_ready_where_decoding_does_not_work() -> None:
             await engine.check_ready()
             await processes.stop()
             await asyncio.sleep(2.1)  # a readiness that was seen holds for two seconds
-            with pytest.raises(ProblemError, match="probe failed") as caught:
+            with pytest.raises(ProblemError, match="decoding has been stopped") as caught:
                 await engine.check_ready()
             assert caught.value.status_code == 503
         finally:

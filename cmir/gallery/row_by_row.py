@@ -5,7 +5,6 @@ memory than there is. A row becomes what it becomes in a batch; only the process
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from cmir.archive.imagery import Chip, thumbnail
 from cmir.errors import DataError, GalleryError
-from cmir.lone_process import lone_process
+from cmir.lone_process import LoneProcess
 from cmir.network.embedder import Device, EmbeddedTable, Embedder, Precision
 
 DEATHS_OF_A_ROW: Final = 3  # after so many it is the row: one or two may come from outside
@@ -77,9 +76,9 @@ class RowByRow:
 
 
 @contextmanager
-def _opened(how: HowToEmbed) -> Iterator[ProcessPoolExecutor]:
+def _opened(how: HowToEmbed) -> Iterator[LoneProcess]:
     """One new process, the bundle open in it."""
-    with lone_process(_open, how) as pool:
+    with LoneProcess(_open, how) as pool:
         try:
             pool.submit(_is_open).result()
         except BrokenProcessPool as error:
