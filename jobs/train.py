@@ -67,7 +67,7 @@ class TrainConfig(JobConfig):
     chip_size_px: int | None = Field(
         None,
         ge=16,
-        description="Side of all chips; else 128 for rgb (and pan, by pan-ms), 64 for others, or a tower's own.",
+        description="Side of all chips; else 128 for rgb, 64 for others (pan-ms: 128 and 96), or a tower's own.",
     )
     dim: int = Field(128, ge=2, le=4096, description="Components of an embedding.")
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")

@@ -62,12 +62,16 @@ def test_chips_grow_to_the_size_that_inference_sees() -> None:
 
 def test_a_preset_has_sizes_and_weights_of_its_own_where_none_are_given() -> None:
     settings = TrainSettings(preset="pan-ms")
-    assert (settings.working_size_px["pan"], settings.size_px_at("pan", 1.0), settings.term_weights.classes) == (
-        128,
-        128,
-        0.75,
-    )
+    assert [(px, settings.size_px_at(name, 1.0)) for name, px in settings.working_size_px.items()] == [
+        (128, 128),
+        (96, 96),
+        (128, 128),
+    ]
+    assert [settings.size_px_at("ms", fraction) for fraction in (0.0, 0.5)] == [64, 80], "96 px are worth growing to"
     assert TrainSettings().working_size_px["pan"] == 64
+    assert (settings.image_augmentation.min_area, TrainSettings().image_augmentation.min_area) == (0.35, 0.6)
+    wary = TrainSettings(preset="pan-ms", augmentation=ImageAugmentation(min_area=0.8)).image_augmentation
+    assert wary == ImageAugmentation(min_area=0.8), "what is given stands"
     assert (TrainSettings().term_weights.classes, settings.term_weights.labels) == (0.25, 0.25)
     given = TrainSettings(preset="pan-ms", weights=ContrastiveWeights(classes=0.1), chip_size_px={"pan": 48, "ms": 48})
     assert (given.working_size_px, given.term_weights.classes) == ({"pan": 48, "ms": 48}, 0.1)
@@ -75,8 +79,8 @@ def test_a_preset_has_sizes_and_weights_of_its_own_where_none_are_given() -> Non
     assert TrainSettings(preset="pan-ms", objective="cmirnet").working_size_px["pan"] == 256
     recorded = settings.recorded()
     assert (recorded["chip_size_px"], recorded["weights"]) == (
-        {"pan": 128, "ms": 64, "rgb": 128},
-        {"labels": 0.25, "classes": 0.75, "pairs": 0.25, "modalities": 0.1, "words": 0.75},
+        {"pan": 128, "ms": 96, "rgb": 128},
+        {"labels": 0.25, "classes": 0.75, "pairs": 0.35, "modalities": 0.1, "words": 0.75},
     )
 
 

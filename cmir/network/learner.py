@@ -66,7 +66,7 @@ class Learner:
         """What `step` takes; touches nothing that a step changes, so it may run ahead in a thread."""
         sizes = {part.modality: self.settings.size_px_at(part.modality, fraction) for part in batch.images}
         generator = torch.Generator().manual_seed(step_seed(self.settings.seed, step, rank))
-        return vary_batch(batch, sizes, self.settings.augmentation, generator, self.device)
+        return vary_batch(batch, sizes, self.settings.image_augmentation, generator, self.device)
 
     def step(self, batch: VariedBatch, *, step: int, fraction: float, rank: int = 0) -> dict[str, float]:
         """One update; `fraction` 0..1 is how much of the whole training has passed. Returns the terms and their sum.

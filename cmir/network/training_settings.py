@@ -23,8 +23,9 @@ _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TE
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
 # What a preset changes of the defaults, chosen on a val split (docs/decisions.md).
-_PRESET_SIZE_PX: Final[dict[Preset, dict[Modality, int]]] = {"pan-ms": {"pan": 128}}
-_PRESET_WEIGHTS: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"classes": 0.75}}
+_PRESET_SIZE_PX: Final[dict[Preset, dict[Modality, int]]] = {"pan-ms": {"pan": 128, "ms": 96}}
+_PRESET_WEIGHTS: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"classes": 0.75, "pairs": 0.35}}
+_PRESET_AUGMENTATION: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"min_area": 0.35}}
 _SIZE_STEP_PX: Final = 16  # what the image tower divides sides by
 _LEAST_GROWN_PX: Final = 64
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
@@ -113,6 +114,7 @@ class TrainSettings(BaseModel):
         used: dict[str, JsonValue] = {"chip_size_px": {str(name): px for name, px in self.working_size_px.items()}}
         if self.objective == "contrastive":
             used["weights"] = self.term_weights.model_dump()
+            used["augmentation"] = self.image_augmentation.model_dump()
         return {**self.model_dump(mode="json"), **used, **names}
 
     @property
@@ -121,6 +123,12 @@ class TrainSettings(BaseModel):
         given = self.weights.model_dump(include=self.weights.model_fields_set)
         told = {**_PRESET_WEIGHTS.get(self.preset, {}), **given}
         return ContrastiveWeights.model_validate({**told, self.ablate: 0.0} if self.ablate else told)
+
+    @property
+    def image_augmentation(self) -> ImageAugmentation:
+        """How chips vary under the contrastive objective: as given, else as the preset has it."""
+        given = self.augmentation.model_dump(include=self.augmentation.model_fields_set)
+        return ImageAugmentation.model_validate({**_PRESET_AUGMENTATION.get(self.preset, {}), **given})
 
     @property
     def published_settings(self) -> CmirNetSettings:

@@ -23,6 +23,15 @@ from cmir.network.learner import Learner
 from cmir.network.new_learner import build_learner
 from cmir.network.training_data import TrainingData, read_training_data
 from cmir.network.training_settings import TrainSettings
+from jobs.benchmarks.record import Findings
+
+
+class RateFigures(Findings):
+    """One way to train the same network on the same archive, decoding and augmentation included."""
+
+    way: str
+    samples_per_s: float
+    to_plain_loop: float
 
 
 @dataclass(frozen=True)
@@ -101,4 +110,4 @@ class _Collate:
     def __call__(self, items: list[CachedItem]) -> VariedBatch:
         batch = collate(items, self._catalogue, self._preprocessing)
         sizes = {part.modality: self._settings.working_size_px[part.modality] for part in batch.images}
-        return vary_batch(batch, sizes, self._settings.augmentation, self._generator, torch.device("cpu"))
+        return vary_batch(batch, sizes, self._settings.image_augmentation, self._generator, torch.device("cpu"))

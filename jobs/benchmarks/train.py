@@ -26,6 +26,7 @@ from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import Preset, TrainSettings
 from jobs import entrypoint
 from jobs.benchmarks.material import world_rows, write_archive
+from jobs.benchmarks.plain_loop import RateFigures
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
 from jobs.entrypoint import JobResult
 
@@ -47,14 +48,6 @@ class TrainBenchmark(BenchmarkConfig):
     rounds: int = Field(2, gt=0, description="How often the job and each plain loop are measured; the best counts.")
     job_steps: int = Field(100, gt=0, description="Steps of each of these.")
     skip_ray: bool = Field(False, description="Measure in this process only: no job, no plain loop.")
-
-
-class RateFigures(Findings):
-    """One way to train the same network on the same archive, decoding and augmentation included."""
-
-    way: str
-    samples_per_s: float
-    to_plain_loop: float
 
 
 class StageFigures(Findings):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from cmir.archive import storage
 from cmir.network.training_settings import Preset, TrainSettings
 from jobs import cluster, train
-from jobs.benchmarks.plain_loop import PlainLoop
-from jobs.benchmarks.train import RateFigures
+from jobs.benchmarks.plain_loop import PlainLoop, RateFigures
 
 
 def compare(
