@@ -31,14 +31,32 @@ def added(uri: str, *sizes: int) -> list[int]:
 
 
 def test_small_fragments_are_merged_where_there_are_many(tmp_path: Path) -> None:
-    merger, uri = Merger(str(tmp_path / "t.lance")), str(tmp_path / "t.lance")
-    assert merger.merge() == 0
+    uri = str(tmp_path / "t.lance")
+    assert Merger(uri).merge() == 0
     assert added(uri, 3, 3, 50, 60) == [3, 3, 50, 60]
+    merger = Merger(uri)
     assert merger.merge() == 0
-    added(uri, 4, 5)
+    added(uri, 4)
+    assert merger.merge() == 0
+    added(uri, 5)
     assert merger.merge() == 2
     assert added(uri) == [6, 9, 50, 60]
     assert merger.merge() == 0
+
+
+def test_a_table_is_looked_at_when_its_fragments_may_have_become_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, looks = str(tmp_path / "t.lance"), []
+    find_table = commits.find_table
+    merger = Merger(uri)
+    for number in range(1, 4 * MANY):
+        added(uri, 1)
+        monkeypatch.setattr(commits, "find_table", lambda uri, number=number: looks.append(number) or find_table(uri))
+        merger.merge()
+        monkeypatch.setattr(commits, "find_table", find_table)
+    assert looks == [1, 4, 5, 7, 8, 10, 11, 14, 15]
+    assert len(commits.open_table(uri).get_fragments()) < MANY
 
 
 def test_a_commit_meanwhile_wins_and_merging_waits_for_as_many_more(tmp_path: Path) -> None:
@@ -53,8 +71,11 @@ def test_a_commit_meanwhile_wins_and_merging_waits_for_as_many_more(tmp_path: Pa
     assert merger.merge() == 0
     assert added(uri) == [1, 1, 1, 1, 2]
     meanwhile.clear()
-    assert merger.merge() == 0, "five are not many more than four"
-    added(uri, 1, 1, 1)
+    for size in (1, 1):
+        assert merger.merge() == 0, "not many more than four"
+        added(uri, size)
+    assert merger.merge() == 0
+    added(uri, 1)
     assert merger.merge() == 7
     assert added(uri) == [9]
 

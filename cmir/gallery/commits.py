@@ -54,29 +54,32 @@ def open_table(uri: str, version: int | str | None = None) -> lance.LanceDataset
         raise GalleryError("table not found", seen=seen, where=uri, fix="run jobs/embed.py") from error
 
 
+def find_table(uri: str) -> lance.LanceDataset | None:
+    """The Lance table at a URI at its newest version, None where there is none."""
+    try:
+        return open_table(uri)
+    except GalleryError:
+        return None
+
+
 def exists_table(uri: str) -> bool:
     """True where a Lance table stands."""
-    try:
-        open_table(uri)
-    except GalleryError:
-        return False
-    return True
+    return find_table(uri) is not None
 
 
 @patient
 def ensure_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     """The table at a URI, created empty where there is none; any number of creators get the same one."""
-    if not exists_table(uri):
-        if not storage.is_s3(uri):
-            storage.local_path(uri).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with writing(uri):
-                lance.write_dataset(
-                    schema.empty_table(), uri, mode="create", storage_options=storage.lance_options(uri)
-                )
-        except OSError as error:
-            if "already exists" not in str(error) and not is_conflict(error):
-                raise
+    if (standing := find_table(uri)) is not None:
+        return standing
+    if not storage.is_s3(uri):
+        storage.local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(uri):
+            lance.write_dataset(schema.empty_table(), uri, mode="create", storage_options=storage.lance_options(uri))
+    except OSError as error:
+        if "already exists" not in str(error) and not is_conflict(error):
+            raise
     return open_table(uri)
 
 
@@ -124,9 +127,9 @@ def add_absent(
 @patient
 def append(uri: str, rows: pa.Table) -> None:
     """Append rows to a table whose order and repetitions mean nothing; it is made where there is none."""
-    ensure_table(uri, rows.schema)
+    dataset = ensure_table(uri, rows.schema)
     with writing(uri):
-        lance.write_dataset(rows, uri, mode="append", storage_options=storage.lance_options(uri))
+        lance.write_dataset(rows, dataset, mode="append", storage_options=storage.lance_options(uri))
 
 
 @contextlib.contextmanager

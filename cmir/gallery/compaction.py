@@ -1,7 +1,8 @@
 """Many small fragments become few: a commit lists every fragment of its table, so that none may stay small for good.
 
-Meant to be called after every commit, by the one who commits: it looks at the fragments and mostly does nothing. What
-is written at once is bounded, and fragments of a commit of full size are left alone: they are `upkeep.compact`'s.
+Meant to be called after every commit, by the one who commits: mostly it does nothing, and looks at the table only when
+as many commits have passed as could have made its small fragments many, since a look costs as much as a commit. What is
+written at once is bounded, and fragments of a commit of full size are left alone: they are `upkeep.compact`'s.
 """
 
 from collections.abc import Callable
@@ -30,9 +31,16 @@ class Merger:
     def __init__(self, uri: str, announce: Announce | None = None) -> None:
         self._uri, self._announce = uri, announce
         self._many = MANY_SMALL
+        self._unlooked = 0  # commits that may pass without a look
 
     def merge(self) -> int:
-        """Merge where there are many; returns how many fragments fewer there are."""
+        """After a commit, which adds a fragment: merge where there are many; returns how many fewer there are.
+
+        Where others commit too, there may be as many times more before it is seen.
+        """
+        if self._unlooked:
+            self._unlooked -= 1
+            return 0
         return self._merge(SMALL_ROWS, MERGED_ROWS, self._many)
 
     def compact(self) -> int:
@@ -40,13 +48,13 @@ class Merger:
         return self._merge(FULL_ROWS // 2, FULL_ROWS, COMPACT_ABOVE_FRAGMENTS + 1)
 
     def _merge(self, small_rows: int, merged_rows: int, many: int) -> int:
-        if not commits.exists_table(self._uri):
-            return 0
-        dataset = commits.open_table(self._uri)
-        num_rows = {fragment.fragment_id: fragment.metadata.num_rows for fragment in dataset.get_fragments()}
+        dataset = commits.find_table(self._uri)
+        standing = dataset.get_fragments() if dataset is not None else []
+        num_rows = {fragment.fragment_id: fragment.metadata.num_rows for fragment in standing}
         large = [number for number, rows in num_rows.items() if rows >= small_rows]
         num_small = len(num_rows) - len(large)
-        if num_small < many:
+        if dataset is None or num_small < many:
+            self._unlooked = max(0, many - num_small - 1)
             return 0
         options = CompactionOptions(target_rows_per_fragment=merged_rows, excluded_fragment_ids=large)
         done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]

@@ -50,7 +50,8 @@ class FileRecords:
     def carry(self, old: Sequence[str], new: Sequence[str]) -> None:
         """Note that new files hold what the old ones hold, unless one of those has no note."""
         wanted = commits.is_one_of("file", sorted(old))
-        found = commits.open_table(self._uri).to_table(filter=wanted) if commits.exists_table(self._uri) else None
+        notes = commits.find_table(self._uri)
+        found = notes.to_table(filter=wanted) if notes is not None else None
         if found is None or set(found["file"].to_pylist()) != set(old):
             return
         num_rows: dict[str, int] = {}
@@ -61,8 +62,8 @@ class FileRecords:
     def take(self, files: Iterable[str]) -> dict[str, dict[str, int]]:
         """The notes of files (piece_id -> rows), those without one left out. Reads only what was noted since."""
         wanted = set(files)
-        if not wanted <= self._held.keys() and commits.exists_table(self._uri):
-            self._read_on(commits.open_table(self._uri))
+        if not wanted <= self._held.keys() and (notes := commits.find_table(self._uri)) is not None:
+            self._read_on(notes)
         return {file: self._held.pop(file) for file in wanted if file in self._held}
 
     def forget_read(self) -> None:

@@ -170,17 +170,18 @@ class Ledger:
     @patient
     def entries(self, space_id: str) -> list[LedgerEntry]:
         """The newest entry of every piece that left rows in quarantine, or has no rows at all."""
-        if not commits.exists_table(self._ledger_uri):
+        ledger = commits.find_table(self._ledger_uri)
+        if ledger is None:
             return []
         wanted = commits.is_one_of("space_id", [space_id])
-        table = commits.open_table(self._ledger_uri).to_table(filter=wanted).sort_by("recorded_at")
+        table = ledger.to_table(filter=wanted).sort_by("recorded_at")
         columns = (table[name].to_pylist() for name in ("piece_id", "num_rows", "num_quarantined"))
         return list({entry[0]: LedgerEntry(*entry) for entry in zip(*columns, strict=True)}.values())
 
     def forget(self, space_id: str, piece_ids: Iterable[str]) -> None:
         """Remove the entries of pieces whose shard changed or is gone."""
-        if commits.exists_table(self._ledger_uri):
-            delete_pieces(commits.open_table(self._ledger_uri), piece_ids, commits.is_one_of("space_id", [space_id]))
+        if (ledger := commits.find_table(self._ledger_uri)) is not None:
+            delete_pieces(ledger, piece_ids, commits.is_one_of("space_id", [space_id]))
 
     def record_shards(self, shard_uris: Mapping[str, str]) -> None:
         """Remember where shards lie (shard_id -> URI); those known already are not written again."""
@@ -197,9 +198,10 @@ class Ledger:
     @patient
     def shards(self) -> dict[str, str]:
         """Where every shard lay that was ever embedded here: shard_id -> URI."""
-        if not commits.exists_table(self._shards_uri):
+        shards = commits.find_table(self._shards_uri)
+        if shards is None:
             return {}
-        table = commits.open_table(self._shards_uri).to_table()
+        table = shards.to_table()
         return dict(zip(table["shard_id"].to_pylist(), table["shard_uri"].to_pylist(), strict=True))
 
     def _space_uri(self, space_id: str) -> str:

@@ -36,6 +36,7 @@ class ThumbnailWriter:
         self._uri = table_uri(gallery_uri)
         notes_uri = file_records.place(gallery_uri, TABLE_NAME)
         self._records = FileRecords(notes_uri)
+        self._is_made = False  # the table
         self._merger, self._note_merger = Merger(self._uri, self._carry), Merger(notes_uri)
         self._forget()
 
@@ -50,7 +51,9 @@ class ThumbnailWriter:
         offered = {piece_id: thumbnails for piece_id, thumbnails in pieces.items() if len(thumbnails)}
         if not offered:
             return 0
-        commits.ensure_table(self._uri, THUMBNAIL_SCHEMA)
+        if not self._is_made:
+            commits.ensure_table(self._uri, THUMBNAIL_SCHEMA)
+            self._is_made = True
         added: dict[str, pa.Table] = {}
 
         def choose(dataset: lance.LanceDataset) -> commits.Addition:
