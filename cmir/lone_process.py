@@ -4,12 +4,12 @@ It is the standard library's pool of one process, which says of every call wheth
 would share locks, and a process that is killed while it holds one leaves the others waiting.
 """
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import parent_process
-from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 
@@ -20,28 +20,17 @@ class LoneProcess(ProcessPoolExecutor):
     """
 
     def __init__(self, initializer: Callable[..., None], *args: Any) -> None:
-        self._spawning = _Spawning()
-        super().__init__(1, self._spawning, initializer=_begin, initargs=(initializer, args))
-
-    def kill(self) -> None:
-        """End it, whatever it does, and wait for nothing."""
-        if self._spawning.process is not None:
-            self._spawning.process.kill()
-        self.shutdown(wait=False, cancel_futures=True)
+        spawning = multiprocessing.get_context("spawn")
+        super().__init__(1, spawning, initializer=_begin, initargs=(initializer, args))
 
 
-class _Spawning(SpawnContext):
-    """Keeps the process that a pool begins, which the pool itself keeps private."""
-
-    process: SpawnProcess | None = None
-
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
-        self.process = SpawnProcess(*args, **kwargs)
-        return self.process
+def end_with_parent() -> None:
+    """In a process begun by multiprocessing: have it end when its parent has ended, whatever it does then."""
+    threading.Thread(target=_end_with_parent, name="cmir-parent", daemon=True).start()
 
 
 def _begin(initializer: Callable[..., None], args: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, name="cmir-parent", daemon=True).start()
+    end_with_parent()
     initializer(*args)
 
 

@@ -1,15 +1,22 @@
 """Queries decoded in processes of their own: a file that makes native code fault, loop or swell costs its own request.
 
 What comes back is raw pixels or samples, so nothing that an asker sent reaches native decoders in the replica. The
-processes import decoders and no network, are started anew when one ends, and end with their parent.
+processes import decoders and no network, are started anew when one ends, and end with their parent. A query goes
+straight from the event loop to a process and back, over a socket: the threads and locks of a process pool cost as much
+as the decoding of a chip.
 """
 
 import asyncio
+import contextlib
 import importlib
 import logging
+import multiprocessing
+import pickle
 import resource
+import signal
+import socket
 import sys
-from concurrent.futures.process import BrokenProcessPool
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,15 +25,21 @@ from cmir.archive.imagery import decode_chip, raw_media
 from cmir.archive.schema import Media
 from cmir.archive.speech import SAMPLE_RATE_HZ, decode_speech
 from cmir.errors import DataError
-from cmir.lone_process import LoneProcess
+from cmir.lone_process import end_with_parent
 from serve.limits import Limits
 from serve.media import ImageBytes, SpeechBytes, image_media, speech_media
 from serve.problems import ProblemError, too_large
 
-_ATTEMPTS: Final = 2  # a process may be ended by others than the bytes
+_ATTEMPTS: Final = 3  # the first process may have been dead before, another be ended by others than the bytes
 _RESTART_S: Final = 1.0  # between tries to start one
 _LATE_IMPORTS: Final = ("av", "scipy.signal")  # by cmir.archive.speech, where a format or a sample rate asks for it
+_LENGTH_BYTES: Final = 8  # before every message, big-endian
+_READ_AHEAD_BYTES: Final = 2**22
 _log = logging.getLogger(__name__)
+
+
+class ProcessEndedError(RuntimeError):
+    """A decoding process ended before or during a call."""
 
 
 class DecodingProcesses:
@@ -34,13 +47,13 @@ class DecodingProcesses:
 
     def __init__(self, num_processes: int, limits: Limits) -> None:
         self._num_processes, self._limits = num_processes, limits
-        self._idle: asyncio.Queue[LoneProcess] = asyncio.Queue()
-        self._living: set[LoneProcess] = set()
+        self._idle: asyncio.Queue[_Process] = asyncio.Queue()
+        self._living: set[_Process] = set()
         self._restarts: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
     async def start(self) -> None:
-        """Have all processes up, their decoders imported. Raises BrokenProcessPool where one ends over that."""
+        """Have all processes up, their decoders imported. Raises ProcessEndedError where one ends over that."""
         await asyncio.gather(*(self._begin_one() for _ in range(self._num_processes)))
 
     async def stop(self) -> None:
@@ -49,22 +62,21 @@ class DecodingProcesses:
         for restart in self._restarts:
             restart.cancel()
         await asyncio.gather(*self._restarts, return_exceptions=True)
-        for process in self._living:
-            process.kill()
+        await asyncio.gather(*(process.end() for process in self._living))
         self._living.clear()
 
     async def decode(self, source: ImageBytes | SpeechBytes) -> Media:
         """The pixels or samples in the bytes of a query, as raw media; a caller that goes away ends its decoding.
 
-        Raises as `decoded` does; DataError where the bytes end two processes or take longer than
-        `limits.max_decode_s`, ProblemError 413 where they need more memory than `limits.max_decode_bytes`, 503 where
-        the processes were stopped.
+        Raises as `decoded` does; DataError where the bytes end three processes or take longer
+        than `limits.max_decode_s`, ProblemError 413 where they need more memory than `limits.max_decode_bytes`, and 503
+        where the processes were stopped.
         """
         what, fix = "media cannot be decoded", "write the file anew, in another format"
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._decode_once(source, await self._next(is_asked_first=attempt > 0))
-            except BrokenProcessPool as error:
+            except ProcessEndedError as error:
                 ended = error
             except TimeoutError as error:
                 limit = f"at most {self._limits.max_decode_s:g} s"
@@ -75,7 +87,7 @@ class DecodingProcesses:
         seen = "the end of the process that tried"
         raise DataError(what, seen=seen, expected="pixels or samples", fix=fix) from ended
 
-    async def _next(self, *, is_asked_first: bool) -> LoneProcess:
+    async def _next(self, *, is_asked_first: bool) -> "_Process":
         """An idle process; it may have been killed since, unless it is asked whether it lives."""
         while True:
             if self._is_stopped:
@@ -85,54 +97,109 @@ class DecodingProcesses:
                 return process
             try:
                 async with asyncio.timeout(self._limits.max_decode_s):
-                    await asyncio.wrap_future(process.submit(_is_ready))
+                    await process.call(None)
                 return process
-            except (BrokenProcessPool, TimeoutError):
+            except (ProcessEndedError, TimeoutError):
                 self._replace(process)
             except asyncio.CancelledError:
                 self._replace(process)
                 raise
 
-    async def _decode_once(self, source: ImageBytes | SpeechBytes, process: LoneProcess) -> Media:
+    async def _decode_once(self, source: ImageBytes | SpeechBytes, process: "_Process") -> Media:
         try:
             async with asyncio.timeout(self._limits.max_decode_s):
-                media = await asyncio.wrap_future(process.submit(decoded, source, self._limits))
-        except (BrokenProcessPool, TimeoutError, asyncio.CancelledError):
+                media = await process.call(source)
+        except (ProcessEndedError, TimeoutError, asyncio.CancelledError):
             self._replace(process)
             raise
         except BaseException:  # the decoder's own words, and the process goes on
             self._idle.put_nowait(process)
             raise
         self._idle.put_nowait(process)
+        assert media is not None
         return media
 
-    def _replace(self, process: LoneProcess) -> None:
+    def _replace(self, process: "_Process") -> None:
         process.kill()
-        self._living.discard(process)
         if not self._is_stopped:
-            restart = asyncio.get_running_loop().create_task(self._begin_another())
+            restart = asyncio.get_running_loop().create_task(self._begin_another(process))
             self._restarts.add(restart)
             restart.add_done_callback(self._restarts.discard)
 
-    async def _begin_another(self) -> None:
+    async def _begin_another(self, ended: "_Process") -> None:
+        await ended.end()
+        self._living.discard(ended)
         while True:
             try:
                 await self._begin_one()
                 return
-            except (BrokenProcessPool, OSError) as error:
+            except (ProcessEndedError, OSError) as error:
                 _log.error("a decoding process cannot be started, it is tried again: %s", error, exc_info=error)
                 await asyncio.sleep(_RESTART_S)
 
     async def _begin_one(self) -> None:
-        process = LoneProcess(_make_ready, self._limits.max_decode_bytes)
+        process = _Process(self._limits)
         self._living.add(process)
-        try:
-            await asyncio.wrap_future(process.submit(_is_ready))
-        except BaseException:
-            self._living.discard(process)
-            process.kill()
-            raise
+        await process.begin()
         self._idle.put_nowait(process)
+
+
+class _Process:
+    """One of them; it answers one call after the other."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_answer_calls, args=(self._theirs, limits), name="cmir-decode", daemon=True
+        )
+
+    async def begin(self) -> None:
+        """Have it up. Raises ProcessEndedError where it ends over that, OSError where it cannot be started."""
+        await asyncio.to_thread(self._start)
+        self._reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=_READ_AHEAD_BYTES)
+        try:
+            await self.call(None)
+        except ProcessEndedError:
+            await self.end()
+            raise
+
+    async def call(self, source: ImageBytes | SpeechBytes | None) -> Media | None:
+        """`decoded`, there; None of None. ProcessEndedError where it ended, else whatever was raised there."""
+        assert self._reader is not None, "begin comes first"
+        assert self._writer is not None
+        try:
+            self._writer.write(_message(source))
+            await self._writer.drain()
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
+            answer: Media | BaseException | None = pickle.loads(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise ProcessEndedError(f"exit code {self._process.exitcode}") from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def kill(self) -> None:
+        """End it, whatever it does; `end` must follow."""
+        if self._process.pid is not None:
+            self._process.kill()
+
+    async def end(self) -> None:
+        """Kill it and see it gone."""
+        self.kill()
+        if self._writer is None:
+            self._ours.close()  # it may be starting, and ends when it finds nobody there
+        else:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        if self._process.pid is not None:
+            await asyncio.to_thread(self._process.join)
+
+    def _start(self) -> None:
+        with self._theirs:
+            self._process.start()
 
 
 def media_of(source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
@@ -160,7 +227,37 @@ def decoded(source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
     )
 
 
-def _make_ready(num_bytes: int) -> None:
+def _answer_calls(calls: socket.socket, limits: Limits) -> None:
+    """What a process does: read a source, answer with what is in it, until the other end is closed."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal; whoever began it ends it
+    make_ready(limits.max_decode_bytes)
+    with calls, calls.makefile("rwb") as stream:
+        while length := stream.read(_LENGTH_BYTES):
+            try:
+                source = pickle.loads(stream.read(int.from_bytes(length)))
+                answer = _message(None if source is None else decoded(source, limits))
+            except Exception as error:  # the border of the process: it is raised at the other end
+                answer = _told(error)
+            stream.write(answer)
+            stream.flush()
+
+
+def _told(error: Exception) -> bytes:
+    """An exception as a message, its traceback here among its notes."""
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        return _message(error)
+    except Exception:  # of a library, and not made for travelling
+        return _message(RuntimeError(repr(error)))
+
+
+def _message(content: object) -> bytes:
+    packed = pickle.dumps(content, protocol=pickle.HIGHEST_PROTOCOL)
+    return len(packed).to_bytes(_LENGTH_BYTES) + packed
+
+
+def make_ready(num_bytes: int) -> None:
     """Import what decoders import late, which takes longer than any query; then let this process take so many bytes
     beyond what it has (Linux alone counts all of them: RLIMIT_DATA)."""
     for name in _LATE_IMPORTS:
@@ -169,7 +266,3 @@ def _make_ready(num_bytes: int) -> None:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         taken = int(status["VmData"].split()[0]) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (taken + num_bytes, taken + num_bytes))
-
-
-def _is_ready() -> bool:
-    return True  # since calls come after `_make_ready`

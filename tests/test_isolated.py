@@ -19,7 +19,7 @@ from cmir.archive.schema import Media
 from cmir.archive.speech import decode_speech
 from cmir.errors import DataError
 from cmir.lone_process import LoneProcess
-from serve.isolated import DecodingProcesses, _make_ready, decoded
+from serve.isolated import DecodingProcesses, decoded, make_ready
 from serve.limits import Limits
 from serve.media import ImageBytes, ImageHints, SpeechBytes, image_media, speech_media
 from serve.problems import ProblemError
@@ -98,7 +98,7 @@ def _refusal(data: bytes) -> ProblemError:
 
 
 def test_the_first_query_of_a_process_waits_for_no_import() -> None:
-    with LoneProcess(_make_ready, LIMITS.max_decode_bytes) as process:
+    with LoneProcess(make_ready, LIMITS.max_decode_bytes) as process:
         assert process.submit(_has_imported_late_modules).result()
 
 
