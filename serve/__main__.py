@@ -57,6 +57,7 @@ def serve_here(
     """Serve a gallery until interrupted."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, with a warning
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for batch work: any other program would go first
     import ray
     from ray import serve
 

@@ -5,6 +5,7 @@ beside the process doing the same queries in batches. Load generator, service an
 """
 
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,9 +50,10 @@ class ServeBenchmark(BenchmarkConfig):
     gallery: str | None = Field(None, description="Published gallery to serve; one of a rendered world otherwise.")
     shards: tuple[str, ...] = Field((), description="Archive the queries are taken from; a rendered world otherwise.")
     composition: Literal["fused", "split"] = Field("fused", description="One process for all, or encoders apart.")
+    proxy: Literal["haproxy", "python"] = Field("haproxy", description="What takes the requests on the service's port.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     requests: int = Field(100, gt=0, description="Queries of each kind at one client.")
-    clients: int = Field(16, gt=0, description="Clients that ask at once.")
+    clients: int = Field(32, gt=0, description="Clients that ask at once.")
     load_seconds: float = Field(20.0, gt=0, description="How long they ask.")
 
 
@@ -93,6 +95,7 @@ class GalleryFigures(Findings):
     num_rows: int
     index: str
     composition: str
+    proxy: str
 
 
 def run(config: ServeBenchmark) -> JobResult:
@@ -113,6 +116,7 @@ def run(config: ServeBenchmark) -> JobResult:
         num_rows=searcher.num_rows,
         index=searcher.pointer.index.kind,
         composition=config.composition,
+        proxy=config.proxy,
     )
     headline: dict[str, float | None] = {f"{kind.query}_added_ms": kind.added_ms for kind in alone}
     headline["service_of_process"] = load.service_of_process
@@ -254,7 +258,8 @@ def _service(gallery_uri: str, config: ServeBenchmark) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "serve", "--gallery", gallery_uri, "--port", str(port)]
     command += ["--composition", config.composition, "--device", config.device]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "RAY_SERVE_ENABLE_HA_PROXY": "1" if config.proxy == "haproxy" else "0"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:
         wait_ready(f"http://{HOST}:{port}", process)
         yield f"http://{HOST}:{port}"
