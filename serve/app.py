@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from cmir.archive import storage
 from cmir.errors import CmirError, SpaceMismatchError
@@ -37,6 +38,8 @@ from serve.query import F32
 from serve.ray_metrics import RayExport
 from serve.tracing import carried, stage_span, tracer
 
+_LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)  # of a request, asgi.py tells more
+_LOGGERS = ("cmir", "serve")  # of our modules
 _BACKPRESSURE = {"status_code": 429, "retry_after_s": RETRY_AFTER_S}
 
 
@@ -104,6 +107,7 @@ class EncoderReplica:
 
     async def __init__(self, args: ServeArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         """Ready once the bundle that is served first is warm."""
+        _log_beside_serve()
         pointer = read_pointer(args.gallery)
         metrics = Metrics()
         RayExport(metrics.registry, families=BATCH_FAMILIES)
@@ -126,7 +130,7 @@ class Ingress:
     """Deployment that takes the requests; with `encoders` it is the split composition, without the fused one."""
 
     def __init__(self, args: ServeArgs, encoders: DeploymentHandle | None = None) -> None:
-        logging.getLogger("cmir").setLevel(logging.INFO)
+        _log_beside_serve()
         self._args, self._encoders = args, encoders
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -182,6 +186,7 @@ def build(args: ServeArgs) -> Application:
         max_queued_requests=args.limits.max_in_flight,
         backpressure_config=_BACKPRESSURE,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus if fused else 0},
+        logging_config=_LOGGING,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=args.limits.deadline_s + 5,
     )
@@ -195,9 +200,19 @@ def _encoders(args: ServeArgs) -> Application:
         max_ongoing_requests=_ongoing(args.limits),
         max_queued_requests=args.limits.max_in_flight,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+        logging_config=_LOGGING,
         graceful_shutdown_timeout_s=args.limits.deadline_s + 5,
     )
     return deployment.bind(args)
+
+
+def _log_beside_serve() -> None:
+    """In a replica: what our modules log goes where Serve's own lines go, the log file of the replica."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = logging.getLogger("ray.serve").handlers  # the very list: Serve may set it up anew
+        logger.propagate = False
 
 
 def _ongoing(limits: Limits) -> int:

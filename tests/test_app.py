@@ -1,5 +1,6 @@
 """The Serve application: its arguments, what it refuses before it starts, and both compositions on a real cluster."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -99,6 +100,7 @@ def test_both_compositions_answer_the_same_and_take_up_a_publish(
         assert "cmir" in httpx.get(f"{url}/", timeout=60).text
 
     check_ray_shows_every_replica()
+    check_every_request_is_logged()
     second = str(tmp_path / "bundle")
     make_bundle(second, seed=6)
     space_id = publish_gallery(places[1], second).space_id
@@ -127,3 +129,17 @@ def check_ray_shows_every_replica() -> None:
         time.sleep(1)
         page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
         series = {name: len(re.findall(f"^{name}", page, re.MULTILINE)) for name in wanted}
+
+
+def check_every_request_is_logged() -> None:
+    """As a line of JSON in the log file of its replica, by both ingresses."""
+    import ray
+
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
+    lines = [json.loads(line) for file in folder.glob("replica_*_cmir_*") for line in file.read_text().splitlines()]
+    asked = [line["http"] for line in lines if "http" in line]
+    found = [(one["path"], one["status"]) for one in asked if one["path"].endswith("/v1/search/image")]
+    assert sorted(found) == [
+        (f"/{name}/v1/search/image", status) for name in ("fused", "split") for status in (200, 415)
+    ]
+    assert len({one["request_id"] for one in asked}) == len(asked)
