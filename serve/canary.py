@@ -1,12 +1,12 @@
 """Recall of what is served, measured now and then beside the requests, so that a damaged index does not go unseen."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cmir.gallery.spot_check import SpotCheck
+from serve.background import Background
 from serve.deployments import Snapshot
 from serve.metrics import Metrics
 
@@ -20,19 +20,15 @@ class Canary:
         self._current, self._every_s, self._metrics = current, every_s, metrics
         self._executor = ThreadPoolExecutor(1, "canary")
         self._seen: tuple[Snapshot, SpotCheck] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._checking = Background()
 
     def start(self) -> None:
         """Begin to check."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._checking.start(self._run())
 
     async def stop(self) -> None:
         """End checking; one that is under way is waited for."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._checking.stop()
         await asyncio.to_thread(self._executor.shutdown)
 
     async def check(self) -> float:

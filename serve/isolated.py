@@ -140,7 +140,12 @@ class DecodingProcesses:
     async def _begin_one(self) -> None:
         process = _Process(self._limits)
         self._living.add(process)
-        await process.begin()
+        try:
+            await process.begin()
+        except (ProcessEndedError, OSError):
+            await process.end()
+            self._living.discard(process)
+            raise
         self._idle.put_nowait(process)
 
 
@@ -159,11 +164,7 @@ class _Process:
         """Have it up. Raises ProcessEndedError where it ends over that, OSError where it cannot be started."""
         await asyncio.to_thread(self._start)
         self._reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=_READ_AHEAD_BYTES)
-        try:
-            await self.call(None)
-        except ProcessEndedError:
-            await self.end()
-            raise
+        await self.call(None)
 
     async def call(self, source: ImageBytes | SpeechBytes | None) -> Media | None:
         """`decoded`, there; None of None. ProcessEndedError where it ended, else whatever was raised there."""
@@ -174,7 +175,11 @@ class _Process:
             await self._writer.drain()
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
             answer: Media | BaseException | None = pickle.loads(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except (
+            asyncio.IncompleteReadError,
+            ConnectionError,
+            pickle.UnpicklingError,
+        ) as error:  # or what it says is no answer
             raise ProcessEndedError(f"exit code {self._process.exitcode}") from error
         if isinstance(answer, BaseException):
             raise answer

@@ -5,13 +5,13 @@ request that holds it has ended. A publish that cannot be opened is logged and t
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from cmir.errors import CmirError
 from cmir.gallery.publish import Pointer
+from serve.background import Background
 from serve.problems import ProblemError
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class PointerWatch(Generic[S]):
     ) -> None:
         self._read, self._open_snapshot, self._poll_s, self._on_failure = read, open_snapshot, poll_s, on_failure
         self._current: S | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Background()
 
     @property
     def current(self) -> S:
@@ -52,15 +52,11 @@ class PointerWatch(Generic[S]):
     async def start(self) -> None:
         """Open what is published and begin to watch. Raises CmirError where it cannot be opened."""
         self._current = await self._open_snapshot(await asyncio.to_thread(self._read), None)
-        self._task = asyncio.get_running_loop().create_task(self._watch())
+        self._watching.start(self._watch())
 
     async def stop(self) -> None:
         """End watching."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._watching.stop()
 
     async def _watch(self) -> None:
         while True:

@@ -120,15 +120,14 @@ class TrainSettings(BaseModel):
     @property
     def term_weights(self) -> ContrastiveWeights:
         """The contrastive weights: those given, else the preset's; the ablated term is left out."""
-        given = self.weights.model_dump(include=self.weights.model_fields_set)
-        told = {**_PRESET_WEIGHTS.get(self.preset, {}), **given}
+        told = {**_PRESET_WEIGHTS.get(self.preset, {}), **_given(self.weights)}
         return ContrastiveWeights.model_validate({**told, self.ablate: 0.0} if self.ablate else told)
 
     @property
     def image_augmentation(self) -> ImageAugmentation:
         """How chips vary under the contrastive objective: as given, else as the preset has it."""
-        given = self.augmentation.model_dump(include=self.augmentation.model_fields_set)
-        return ImageAugmentation.model_validate({**_PRESET_AUGMENTATION.get(self.preset, {}), **given})
+        told = {**_PRESET_AUGMENTATION.get(self.preset, {}), **_given(self.augmentation)}
+        return ImageAugmentation.model_validate(told)
 
     @property
     def published_settings(self) -> CmirNetSettings:
@@ -160,6 +159,11 @@ class TrainSettings(BaseModel):
         """How strong speech augmentation is, 0..1, when `fraction` of the training has passed: words come first."""
         start, full_at = self.speech_strength
         return min(1.0, start + (1.0 - start) * fraction / full_at) if full_at > 0 else 1.0
+
+
+def _given(settings: BaseModel) -> dict[str, Any]:
+    """The fields that somebody set, which go before a preset's."""
+    return settings.model_dump(include=settings.model_fields_set)
 
 
 def check_term(objective: Objective, term: str | None) -> None:

@@ -23,7 +23,7 @@ from cmir.network.embedder import Device, Embedder, Precision, resolve_device
 from cmir.network.model import ImageInput
 from jobs import entrypoint
 from jobs.benchmarks.material import TOWERS, Tower, first_shards, pieces_of, untrained_bundle, write_archive
-from jobs.benchmarks.record import BenchmarkConfig, Findings, Run
+from jobs.benchmarks.record import BenchmarkConfig, Findings, Run, Sizes, sizes_of
 from jobs.entrypoint import JobResult
 
 
@@ -34,8 +34,8 @@ class DeviceBenchmark(BenchmarkConfig):
     shards: tuple[str, ...] = Field((), description="Archive, folder or shard; noise of 256 x 256 x 3 uint8 otherwise.")
     tower: Tower = Field("default", description="Size of the untrained network.")
     max_rows: int = Field(4096, gt=0, description="Rows to embed, about; whole shards are taken.")
-    batches: str = Field("64,256,1024", description="Chips of a call of the network alone, a,b,c.")
-    pieces_at_once: str = Field("1,2,4,8", description="Pieces that are embedded at a time, a,b,c.")
+    batches: Sizes = Field("64,256,1024", description="Chips of a call of the network alone, a,b,c.")
+    pieces_at_once: Sizes = Field("1,2,4,8", description="Pieces that are embedded at a time, a,b,c.")
     device: Device = Field("auto", description="Where the network runs.")
     thumbnails: bool = Field(False, description="Draw a small picture of every chip too.")
 
@@ -65,9 +65,7 @@ def run(config: DeviceBenchmark) -> JobResult:
         with entrypoint.before_work():
             running = Run("device", config)
             device = resolve_device(config.device)
-            batches, at_once = (
-                [int(text) for text in given.split(",")] for given in (config.batches, config.pieces_at_once)
-            )
+            batches, at_once = sizes_of(config.batches), sizes_of(config.pieces_at_once)
             uris = [storage.absolute(uri) for uri in config.shards]
             uris = uris or [write_archive(_noise(config.max_rows), storage.join(folder, "archive"))]
             pieces = pieces_of(first_shards(uris, "rgb", config.max_rows))
@@ -83,10 +81,6 @@ def run(config: DeviceBenchmark) -> JobResult:
             rows += [_embedding(embed, pieces, number, best) for number in at_once]
     headline = {f"{one.way}_{one.precision}_rows_per_s": one.rows_per_s for one in sorted(rows, key=_rate)}
     return running.finish({"network": network, "rows": rows}, headline)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def _rate(figures: RowFigures) -> float:

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
-from typing import Final, Self, TypeAlias
+from typing import Annotated, Final, Self, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +28,25 @@ from jobs.entrypoint import JobConfig, JobResult
 _PACKAGES: Final = ("cmir", "torch", "ray", "pyarrow", "lancedb", "pylance", "numpy", "faiss-cpu")
 _LOG_WIDTH: Final = 116  # columns of a table where there is no terminal
 _LONGEST_WORD: Final = 13  # characters of a cell that is not folded
+
+
+def sizes_of(text: str) -> list[int]:
+    """The numbers of `a,b,c`, the smallest first; none where that is not one.
+
+    >>> sizes_of("64, 8")
+    [8, 64]
+    """
+    parts = [part.strip() for part in text.split(",")]
+    return sorted(map(int, parts)) if all(part.isdigit() for part in parts) else []
+
+
+def _check_sizes(text: str) -> str:
+    if not sizes_of(text) or min(sizes_of(text)) < 1:
+        raise ValueError("expected numbers as a,b,c")
+    return text
+
+
+Sizes = Annotated[str, AfterValidator(_check_sizes)]
 
 
 class BenchmarkConfig(JobConfig):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from cmir.archive import storage
 from cmir.archive.shards import list_shards
@@ -21,7 +21,7 @@ from jobs.benchmarks import scaling_steps as steps
 from jobs.benchmarks.feeding import measure_feeding
 from jobs.benchmarks.material import Tower
 from jobs.benchmarks.memory_curve import measure_memory
-from jobs.benchmarks.record import BenchmarkConfig, Figures, Findings, Run
+from jobs.benchmarks.record import BenchmarkConfig, Figures, Findings, Run, Sizes, sizes_of
 from jobs.benchmarks.scaling_steps import Given, in_own_process
 from jobs.entrypoint import JobResult, log
 
@@ -31,22 +31,15 @@ _LEAST_MB: Final = 1.0  # a process's memory comes and goes by that much
 class ScalingBenchmark(BenchmarkConfig):
     """Measure how planning, resume and commits grow with the number of pieces, on made-up metadata."""
 
-    pieces: str = Field("10000,100000,1000000", description="Archive sizes, in pieces, as a,b,c.")
+    pieces: Sizes = Field("10000,100000,1000000", description="Archive sizes, in pieces, as a,b,c.")
     rows_per_piece: int = Field(1, ge=1, description="Rows of a piece; a real one has about 128.")
     pieces_per_commit: int = Field(1000, ge=1, description="Pieces of a commit; 64 MiB hold 500 to 1000 real ones.")
     shard_files: int = Field(400, ge=2, description="Real files that listing and footers are timed on.")
 
     chips: int = Field(256, ge=1, description="Chips of 256 px and four bands that feeding a network is timed on.")
 
-    rows: str | None = Field(None, description="Instead, memory of the embedding job over so many rows, as a,b,c.")
+    rows: Sizes | None = Field(None, description="Instead, memory of the embedding job over so many rows, as a,b,c.")
     tower: Tower = Field("light", description="Size of the untrained network of --rows.")
-
-    @field_validator("pieces", "rows")
-    @classmethod
-    def _sizes(cls, value: str | None) -> str | None:
-        if value is not None and (not sizes_of(value) or min(sizes_of(value)) < 1):
-            raise ValueError("expected numbers as a,b,c")
-        return value
 
 
 class StepFigures(Findings):
@@ -214,9 +207,3 @@ def exponent_of(sizes: Sequence[int], values: Sequence[float]) -> float:
     1.0
     """
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
-def sizes_of(text: str) -> list[int]:
-    """The numbers of `a,b,c`, the smallest first; none where that is not one."""
-    parts = [part.strip() for part in text.split(",")]
-    return sorted(map(int, parts)) if all(part.isdigit() for part in parts) else []

@@ -1,7 +1,7 @@
 """The embed job over a store that answers 5xx, slowly, or not at all: exact rows, or a clear end and a resume."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,17 +59,23 @@ def test_a_store_that_fails_now_and_then_is_asked_again(
     assert_same(gallery, expected)
 
 
+def until_down(store: FlakyStore, seconds: float) -> Callable[[Any, Any], Iterator[Any]]:
+    """The workers' results, with the store going down for so long after the fifth."""
+
+    def embedded(config: Any, plan: Any) -> Iterator[Any]:
+        for i, done in enumerate(embedded_here(config, plan)):
+            if i == 5:
+                store.down_until = time.monotonic() + seconds
+            yield done
+
+    return embedded
+
+
 def test_a_short_outage_is_waited_out(
     store: FlakyStore, places: tuple[str, str, str], expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_outage(config: Any, plan: Any) -> Iterator[Any]:
-        for i, done in enumerate(embedded_here(config, plan)):
-            if i == 5:
-                store.down_until = time.monotonic() + 5
-            yield done
-
     bundle, shards, gallery = places
-    monkeypatch.setattr(embed, "_embedded_pieces", with_outage)
+    monkeypatch.setattr(embed, "_embedded_pieces", until_down(store, 5))
     code, line = embed_here(bundle, [shards], gallery)
     assert (code, line.get("num_rows_committed")) == (0, 48), line
     assert store.seen["down"] > 1, "it was asked again"
@@ -79,16 +85,10 @@ def test_a_short_outage_is_waited_out(
 def test_an_outage_that_lasts_ends_the_job_and_the_same_command_finishes(
     store: FlakyStore, places: tuple[str, str, str], expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def until_down(config: Any, plan: Any) -> Iterator[Any]:
-        for i, done in enumerate(embedded_here(config, plan)):
-            if i == 5:
-                store.down_until = float("inf")
-            yield done
-
     bundle, shards, gallery = places
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "_embedded_pieces", until_down)
+        patch.setattr(embed, "_embedded_pieces", until_down(store, float("inf")))
         code, line = embed_here(bundle, [shards], gallery)
     assert (code, line["status"]) == (1, "failed")
     assert "\n" not in line["error"]
