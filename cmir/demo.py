@@ -43,19 +43,27 @@ class DemoSettings:
     max_minutes: float | None = None
     seed: int = 0
 
-    def training(self, shard_s: float) -> tuple[str, ...]:
-        """Flags of the training; Ray Train's own start comes on top of the minutes.
+    def training_minutes(self, shard_s: float) -> float:
+        """How long to train; Ray Train's own start comes on top.
 
         On the generated world it takes what the other steps leave of the demo's minutes, told by the seconds that the
         shards took: a slow machine trains for a shorter time.
         """
+        if self.max_minutes or self.data:
+            return self.max_minutes or _REAL_MINUTES
         usual_shard_s = shard_s * _NUM_SCENES / self.scenes  # a larger world is not a slower machine
         left = _WORLD_MINUTES - (1.0 + _OTHER_STEPS) * usual_shard_s / 60.0
-        world_minutes = round(min(_MOST_TRAINING_MINUTES, max(_LEAST_TRAINING_MINUTES, left)), 2)
-        minutes = self.max_minutes or (_REAL_MINUTES if self.data else world_minutes)
+        return round(min(_MOST_TRAINING_MINUTES, max(_LEAST_TRAINING_MINUTES, left)), 2)
+
+    def is_cut_short(self, shard_s: float) -> bool:
+        """Whether a slow machine, and nobody's wish, leaves the training less time than it usually has."""
+        return not (self.max_minutes or self.data) and self.training_minutes(shard_s) < _MOST_TRAINING_MINUTES
+
+    def training(self, shard_s: float) -> tuple[str, ...]:
+        """Flags of the training."""
         # the small world has three chips of each place, and its words take longer to learn than its pictures
         batch = () if self.data else ("--grounds-per-batch", "12", "--utterances-per-batch", "48")
-        return ("--max-minutes", str(minutes), *batch, "--seed", str(self.seed))
+        return ("--max-minutes", str(self.training_minutes(shard_s)), *batch, "--seed", str(self.seed))
 
 
 @dataclass
@@ -97,6 +105,13 @@ class Demo:
         write_live_report(path, answers, reports, self.timings_s)
         minutes = (time.monotonic() - started) / 60
         self.console.print(f"Done in {minutes:.1f} minutes. Pictures of queries and hits: [bold]{path}[/bold]")
+        shard_s = self.timings_s["shard"]
+        if self.settings.is_cut_short(shard_s):
+            self.console.print(
+                f"The machine is slow today: trained {self.settings.training_minutes(shard_s):g} minutes, not "
+                f"{_MOST_TRAINING_MINUTES:g}, so spoken words may not be understood. More time finds more: cmir demo "
+                f"--output {self.settings.output} --max-minutes {2 * _MOST_TRAINING_MINUTES:g}"
+            )
         return path
 
     def _shard_steps(self) -> Iterator[tuple[str, ...]]:
