@@ -14,9 +14,11 @@ def test_lance_options_come_from_the_same_variables(monkeypatch: pytest.MonkeyPa
     assert options["endpoint"] == "http://127.0.0.1:1"
     assert options["allow_http"] == "true"
     assert all(isinstance(value, str) for value in options.values())
-    assert options["client_max_retries"] == "9"
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-    assert (storage.lance_options("s3://bucket/gallery") or {})["client_max_retries"] == "2"
+    for attempts, seconds, retries in ((None, "96", "10000"), ("3", "2", "10000"), ("1", "0", "0")):
+        if attempts:
+            monkeypatch.setenv("AWS_MAX_ATTEMPTS", attempts)
+        options = storage.lance_options("s3://bucket/gallery") or {}
+        assert (options["client_retry_timeout"], options["client_max_retries"]) == (seconds, retries)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "often")
     with pytest.raises(ConfigError, match="AWS_MAX_ATTEMPTS does not fit: seen often"):
         storage.lance_options("s3://bucket/gallery")

@@ -1,9 +1,11 @@
 """An S3 store as the AWS_* variables name it: one mapper of credentials and retries for s3fs, pyarrow and Lance.
 
-All three try a request again, with growing pauses, when the store does not answer, cuts the line or answers 5xx:
-AWS_MAX_ATTEMPTS times in all. By default an outage of about a minute is waited out and a longer one is an error.
+All three try a request again, with growing pauses, when the store does not answer, cuts the line or answers 5xx. By
+default an outage of a minute is waited out and one of several is an error; AWS_MAX_ATTEMPTS sets it. The surprising
+decision: for Lance the attempts are turned into seconds. Its pauses grow so slowly that ten attempts end within three.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +16,9 @@ import pyarrow.fs as pafs
 
 from cmir.errors import ConfigError
 
-_MAX_ATTEMPTS: Final = 10
+_MAX_ATTEMPTS: Final = 14
+_LONGEST_PAUSE_S: Final = 20  # of botocore and of the AWS SDK in pyarrow; theirs are drawn between 0 and 2^n seconds
+_UNBOUNDED: Final = 10_000
 _CONNECT_TIMEOUT_S: Final = 10
 _ANSWER_TIMEOUT_S: Final = 60
 
@@ -42,6 +46,11 @@ class S3Settings:
             max_attempts=_whole(env.get("AWS_MAX_ATTEMPTS"), _MAX_ATTEMPTS),
         )
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds that the pauses between the attempts last on the mean, 95 for the default of 14."""
+        return sum(min(2**n, _LONGEST_PAUSE_S) for n in range(self.max_attempts - 1)) / 2
+
     def lance_options(self) -> dict[str, str]:
         """Lance's storage_options, all strings."""
         options = {
@@ -51,8 +60,8 @@ class S3Settings:
             "secret_access_key": self.secret_access_key,
             "session_token": self.session_token,
             "allow_http": "true" if (self.endpoint_url or "").startswith("http://") else None,
-            "client_max_retries": str(self.max_attempts - 1),
-            "client_retry_timeout": str(_ANSWER_TIMEOUT_S * 3),
+            "client_max_retries": str(_UNBOUNDED if self.max_attempts > 1 else 0),
+            "client_retry_timeout": str(math.ceil(self.patience_s)),
             "download_retry_count": str(self.max_attempts),
             "connect_timeout": f"{_CONNECT_TIMEOUT_S}s",
             "timeout": f"{_ANSWER_TIMEOUT_S}s",

@@ -71,11 +71,11 @@ def until_down(store: FlakyStore, seconds: float) -> Callable[[Any, Any], Iterat
     return embedded
 
 
-def test_a_short_outage_is_waited_out(
+def test_an_outage_of_a_minute_is_waited_out(
     store: FlakyStore, places: tuple[str, str, str], expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, shards, gallery = places
-    monkeypatch.setattr(embed, "_embedded_pieces", until_down(store, 5))
+    monkeypatch.setattr(embed, "_embedded_pieces", until_down(store, 60))
     code, line = embed_here(bundle, [shards], gallery)
     assert (code, line.get("num_rows_committed")) == (0, 48), line
     assert store.seen["down"] > 1, "it was asked again"
