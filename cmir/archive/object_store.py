@@ -49,7 +49,7 @@ class S3Settings:
     @property
     def patience_s(self) -> float:
         """Seconds that the pauses between the attempts last on the mean, 95 for the default of 14."""
-        return sum(min(2**n, _LONGEST_PAUSE_S) for n in range(self.max_attempts - 1)) / 2
+        return sum(min(1 << n, _LONGEST_PAUSE_S) for n in range(self.max_attempts - 1)) / 2
 
     def lance_options(self) -> dict[str, str]:
         """Lance's storage_options, all strings."""
