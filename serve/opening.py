@@ -143,6 +143,7 @@ class SnapshotOpener:
             listener = await asyncio.to_thread(self._listener, loaded)
             embedder = loaded
         finder = Finder(searcher, executor=self._threads.search, limits=self._limits, metrics=self._metrics)
+        await asyncio.to_thread(searcher.warm)
         num_items = await asyncio.to_thread(count_items, self._gallery_uri, pointer)
         snapshot = Snapshot(pointer, embedder, encoder, searcher, finder, num_items, probes, listener)
         for media in probes:

@@ -9,7 +9,7 @@ import pytest
 
 from cmir.archive.schema import gallery_schema
 from cmir.gallery import recall, tuning, upkeep
-from cmir.gallery.publish import IndexSettings, SearchSettings
+from cmir.gallery.publish import INDEX_NAME, IndexSettings, SearchSettings
 from cmir.gallery.recall import RecallBench, Trial
 from cmir.gallery.search import nearest_rows
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
@@ -177,14 +177,14 @@ def test_new_rows_extend_the_index_instead_of_building_anew(tmp_path: Path) -> N
 def test_segments_of_an_index_are_merged_before_they_are_many(tmp_path: Path) -> None:
     space = filled(tmp_path, 1000)
     tuning.build(space, IndexSettings(kind="IVF_FLAT", params={"num_partitions": 32}))
-    centroids, segments = space.dataset().get_ivf_model(tuning.INDEX_NAME).centroids, []
+    centroids, segments = space.dataset().get_ivf_model(INDEX_NAME).centroids, []
     for run in range(1, 7):
         add(space, run, 60)
         tuning.extend(space.dataset())
-        segments.append(int(space.dataset().stats.index_stats(tuning.INDEX_NAME)["num_indices"]))
+        segments.append(int(space.dataset().stats.index_stats(INDEX_NAME)["num_indices"]))
     assert segments == [2, 3, 4, 1, 2, 3]
     assert tuning.indexed_rows(space.dataset()) == space.count_rows() == 1360
-    assert space.dataset().get_ivf_model(tuning.INDEX_NAME).centroids == centroids, "not trained anew"
+    assert space.dataset().get_ivf_model(INDEX_NAME).centroids == centroids, "not trained anew"
 
 
 @pytest.mark.usefixtures("always_indexed")

@@ -39,10 +39,16 @@ class HitRows:
             table = held[1].take(pa.array(np.searchsorted(held[0], row_ids)))
         return {row["_rowid"]: row for row in table.to_pylist()}
 
+    def hold(self) -> None:
+        """Read all rows now where they fit into memory, and not when they are asked for again."""
+        with self._lock:
+            self._num_reads = _HOLD_FROM - 1
+        self._hold()
+
     def _hold(self) -> tuple[RowIds, pa.Table] | None:
         with self._lock:
             self._num_reads += 1
-            if self._num_reads == _HOLD_FROM and self._num_bytes() <= HELD_BYTES:
+            if self._held is None and self._num_reads == _HOLD_FROM and self._num_bytes() <= HELD_BYTES:
                 table = self._dataset.to_table(columns=self._columns).sort_by("_rowid").combine_chunks()
                 self._held = (table["_rowid"].to_numpy(), table)
             return self._held

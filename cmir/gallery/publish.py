@@ -25,6 +25,7 @@ log = logging.getLogger("cmir")
 
 POINTER_NAME: Final = "published.json"
 MAX_PREVIOUS: Final = 8  # predecessors kept alive; each keeps the files of its version
+INDEX_NAME: Final = "vector_idx"  # of the vector column, in every space's table
 IndexKind = Literal["exact", "IVF_FLAT", "IVF_SQ", "IVF_RQ"]
 
 

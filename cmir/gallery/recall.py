@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from cmir.archive.schema import MODALITIES
 from cmir.gallery import commits
+from cmir.gallery.held_vectors import Vectors
 from cmir.gallery.publish import IndexSettings, SearchSettings
-from cmir.gallery.search import Vectors, nearest_rows
+from cmir.gallery.search import nearest_rows
 from cmir.gallery.selective import SAMPLED_COLUMNS, SHARES, selective_condition
 
 NUM_QUERIES: Final = 128  # of all modalities together

@@ -1,5 +1,7 @@
 """Query vectors become ranked hits of the published version, many vectors that share a filter in one call.
 
+Small versions are searched in memory (`held_vectors`), others, and the first query of an indexed one, by Lance.
+
 A searcher never changes: it stands on one tagged version of one table, so every answer is whole and of one space.
 `refresh` gives the searcher of a newer pointer, or itself. Scores are exact cosines also where the index is
 approximate, and hits with equal scores are ordered by the sha256 of their item_id, so an answer never depends on how
@@ -15,7 +17,6 @@ from typing import Any, Final, cast
 
 import lance
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cmir.archive import storage
@@ -23,19 +24,22 @@ from cmir.archive.schema import IMAGE_MODALITIES, METADATA_COLUMNS, MODALITIES
 from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.filters import Filters
+from cmir.gallery.held_vectors import Nearest, Vectors, VectorsOnDemand
 from cmir.gallery.hit_rows import HitRows, RowIds
-from cmir.gallery.publish import IndexSettings, Pointer, SearchSettings, read_pointer
+from cmir.gallery.publish import INDEX_NAME, IndexSettings, Pointer, SearchSettings, read_pointer
 from cmir.gallery.thumbnails import ThumbnailReader
 
 MAX_K: Final = 1000
 _SPARE_HITS: Final = 16  # fetched beyond k, to see whether the k-th score is shared
 _MOST_SPARE_HITS: Final = 4096
 _VECTORS_AT_ONCE: Final = 256
+_ROWS_COMPARED: Final = 200_000  # at most, of those that pass a filter: each is copied
 _HIT_COLUMNS: Final = (
     *("item_id", "modality", "labels", "scene_class", "sensor", "acquired_at", "bbox", "source_uri"),
 )
 
-Vectors = npt.NDArray[np.float32]
+_EXACTLY: Final = (IndexSettings(), SearchSettings())
+
 BBox = tuple[float, float, float, float]
 
 
@@ -100,6 +104,7 @@ class Searcher:
         self._dataset = commits.open_table(storage.join(gallery_uri, f"{pointer.table}.lance"), pointer.tag)
         self._rows = HitRows(self._dataset, _HIT_COLUMNS)
         self._thumbnails = ThumbnailReader(gallery_uri, pointer.tag)
+        self._vectors = VectorsOnDemand(self._dataset, None if pointer.index.kind == "exact" else INDEX_NAME)
         self.dim = int(self._dataset.schema.field("vector").type.list_size)
         self.num_rows = int(self._dataset.count_rows())
 
@@ -117,6 +122,11 @@ class Searcher:
     @property
     def space_id(self) -> str:
         return self.pointer.space_id
+
+    def warm(self) -> None:
+        """Read now what later searches would hold in memory; the first query then takes no longer than the others."""
+        self._vectors.get(at_once=True)
+        self._rows.hold()
 
     def check_space(self, space_id: str) -> None:
         """Raises SpaceMismatchError unless the published space is `space_id`."""
@@ -186,9 +196,9 @@ class Searcher:
 
     def distances(self, vectors: Vectors, k: int, *, exact: bool = False) -> list[Vectors]:
         """Ascending cosine distances of the k nearest rows of every vector f32[N,D]: as published, or all looked at."""
-        way = (IndexSettings(), SearchSettings()) if exact else (self.pointer.index, self.pointer.search)
-        found = nearest_rows(self._dataset, self._checked(vectors, k), k, "", way, ("_rowid", "_distance"))
-        return [near for _, near in _by_query(found, len(vectors))]
+        queries = self._checked(vectors, k)
+        found = self._in_table(queries, k, "", _EXACTLY) if exact else self._nearest(queries, k, (), "")
+        return [near for _, near in found]
 
     def thumbnail(self, item_id: str) -> bytes | None:
         """The WebP thumbnail of an item, None where it has none. Raises QueryError where there is no such item."""
@@ -215,16 +225,31 @@ class Searcher:
         return np.asarray(queries / lengths, dtype=np.float32)
 
     def _ranked(self, queries: Vectors, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]:
-        asked = filters.sql() if filters else ""
-        condition = _condition(targets, asked)
-        spare, way = _SPARE_HITS, (self.pointer.index, self.pointer.search.under(is_filtered=bool(asked)))
+        asked, spare = filters.sql() if filters else "", _SPARE_HITS
         while True:
-            found = nearest_rows(self._dataset, queries, k + spare, condition, way, ("_rowid", "_distance"))
-            ranked = _by_query(found, len(queries))
+            ranked = self._nearest(queries, k + spare, targets, asked)
             if spare >= _MOST_SPARE_HITS or not any(_is_cut_in_tie(near, k, k + spare) for _, near in ranked):
                 break
             spare *= 8
         return [_needed(row_ids, near, k) for row_ids, near in ranked]
+
+    def _nearest(self, queries: Vectors, num_hits: int, targets: Sequence[str], asked: str) -> list[Nearest]:
+        """As published: from memory where the version is held there, else from the table."""
+        condition = _condition(targets, asked)
+        search = self.pointer.search.under(is_filtered=bool(asked))
+        if (held := self._vectors.get()) is not None:
+            if not asked:
+                return held.nearest(queries, num_hits, targets, search.nprobes)
+            passing = self._dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"]
+            if len(passing) <= _ROWS_COMPARED:
+                return held.nearest_among(queries, num_hits, np.asarray(passing.combine_chunks()))
+        return self._in_table(queries, num_hits, condition, (self.pointer.index, search))
+
+    def _in_table(
+        self, queries: Vectors, num_hits: int, condition: str, way: tuple[IndexSettings, SearchSettings]
+    ) -> list[Nearest]:
+        found = nearest_rows(self._dataset, queries, num_hits, condition, way, ("_rowid", "_distance"))
+        return _by_query(found, len(queries))
 
 
 def nearest_rows(
@@ -280,7 +305,7 @@ def _order(row: dict[str, Any]) -> tuple[float, str]:
     return row["_distance"], hashlib.sha256(row["item_id"].encode()).hexdigest()
 
 
-def _by_query(found: pa.Table, num_queries: int) -> list[tuple[RowIds, Vectors]]:
+def _by_query(found: pa.Table, num_queries: int) -> list[Nearest]:
     """Row ids and distances of every query, the nearest first."""
     of_query, row_ids = found["query_index"].to_numpy(), found["_rowid"].to_numpy()
     distances = found["_distance"].to_numpy()

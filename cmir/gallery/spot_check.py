@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from cmir.gallery.search import Vectors
+from cmir.gallery.held_vectors import Vectors
 
 NUM_QUERIES: Final = 16
 _K: Final = 10

@@ -16,13 +16,12 @@ from typing import Final, get_args
 import lance
 
 from cmir.errors import GalleryError
-from cmir.gallery.publish import IndexKind, IndexSettings, SearchSettings, TriedWay, Tuning
+from cmir.gallery.publish import INDEX_NAME, IndexKind, IndexSettings, SearchSettings, TriedWay, Tuning
 from cmir.gallery.recall import RecallBench, Trial
 from cmir.gallery.table import SpaceTable
 
 EXACT_BELOW_ROWS: Final = 20_000
 EXACT_TRIED_BELOW_ROWS: Final = 200_000  # up to here exact search is a candidate too: a quarter of a second a query
-INDEX_NAME: Final = "vector_idx"
 MAX_SEGMENTS: Final = 4
 _EXTEND_WHEN_INDEXED: Final = 0.5  # with at least this share indexed, an index is extended and not built anew
 _EXTEND_WHEN_DIVIDED: Final = 0.5  # and with at least this share of the partitions that the table would get now

@@ -12,8 +12,9 @@ import numpy as np
 
 from cmir.gallery import tuning, upkeep
 from cmir.gallery.filters import Filters
+from cmir.gallery.held_vectors import Vectors
 from cmir.gallery.publish import IndexSettings, SearchSettings
-from cmir.gallery.search import Vectors, nearest_rows
+from cmir.gallery.search import nearest_rows
 from cmir.gallery.table import SpaceTable
 from jobs.benchmarks.record import Findings
 

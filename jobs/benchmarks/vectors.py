@@ -15,7 +15,7 @@ import pyarrow as pa
 from cmir.archive import storage
 from cmir.archive.schema import gallery_schema
 from cmir.gallery import publish
-from cmir.gallery.search import Vectors
+from cmir.gallery.held_vectors import Vectors
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 
 _ROWS_AT_ONCE: Final = 50_000
