@@ -62,6 +62,21 @@ def test_the_same_rows_as_naively_among_the_partitions_looked_at(nprobes: int | 
         np.testing.assert_allclose(distances, 1 - vectors[best] @ query, atol=1e-6)
 
 
+def test_queries_short_of_rows_stand_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One partition of three holds four rows; a query there is answered from all, and parts change nothing."""
+    centres = np.eye(DIM, dtype=np.float32)[:3]
+    vectors = np.repeat(centres, (4, 50, 50), axis=0) + 0.01 * unit(104, 0)
+    held = HeldVectors(vectors, np.arange(104, dtype=np.uint64), ["rgb"] * 104, centres)
+    queries = centres[[1, 0, 2, 0, 1]]
+    found = [row_ids.tolist() for row_ids, _ in held.nearest(queries, 6, (), 1)]
+    exact = [row_ids.tolist() for row_ids, _ in held.nearest(queries, 6, ())]
+    assert found == exact
+    assert set(found[1][:4]) == {0, 1, 2, 3}
+    monkeypatch.setattr(held_vectors, "_NUMBERS_AT_ONCE", 1)
+    assert [row_ids.tolist() for row_ids, _ in held.nearest(queries, 6, (), 1)] == exact
+    assert [row_ids.tolist() for row_ids, _ in held.nearest(queries, 6, ())] == exact
+
+
 def test_answers_depend_on_neither_batch_nor_place() -> None:
     vectors, queries = np.repeat(unit(50, 0), 40, axis=0), unit(33, 1)  # each vector forty times
     held = HeldVectors(vectors, np.arange(2000, dtype=np.uint64), ["ms"] * 2000, unit(5, 2))

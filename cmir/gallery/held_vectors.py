@@ -8,7 +8,7 @@ filters stay with the table, which tells the rows that pass; these are then comp
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import lance
@@ -21,7 +21,7 @@ from cmir.gallery.hit_rows import RowIds
 
 HELD_BYTES: Final = 512 * 2**20  # at most, of one searcher: a million vectors of 128 components
 _HOLD_FROM: Final = 2  # so many searches
-_SCORES_AT_ONCE: Final = 16 * 2**20  # of all rows beside some queries: 64 MB
+_NUMBERS_AT_ONCE: Final = 8 * 2**20  # scores, or components of hits: 32 and 64 MB
 _ROWS_AT_ONCE: Final = 16_384  # for which the nearest centroid is looked up
 
 Vectors = npt.NDArray[np.float32]
@@ -79,17 +79,21 @@ class HeldVectors:
         starts, lengths = self._starts[firsts], self._starts[lasts] - self._starts[firsts]
         ends = np.cumsum(lengths, axis=1)
         is_short = ends[:, -1] < num_hits
-        found = self._in_spans(queries, num_hits, starts, lengths, ends) if not is_short.all() else []
-        return [
-            self._exact(queries[i : i + 1], num_hits, codes)[0] if is_short[i] else found[i]
-            for i in range(len(queries))
-        ]
+        found: list[Nearest | None] = [None] * len(queries)
+        for part in self._parts(np.flatnonzero(~is_short), int(ends.max(initial=0)), num_hits):
+            near = self._in_spans(queries[part], num_hits, starts[part], lengths[part], ends[part])
+            for i, one in zip(part.tolist(), near, strict=True):
+                found[i] = one
+        short = np.flatnonzero(is_short)
+        for i, one in zip(short.tolist(), self._exact(queries[short], num_hits, codes), strict=True):
+            found[i] = one
+        return [one for one in found if one is not None]
 
     def _in_spans(
         self, queries: Vectors, num_hits: int, starts: Places, lengths: Places, ends: Places
     ) -> list[Nearest]:
-        """Of every query's own spans of rows, each i64[Q,S]; `ends` are the sums of the lengths up to each."""
-        scores = np.full((len(queries), max(num_hits, int(ends[:, -1].max()))), -np.inf, np.float32)
+        """Of every query's own spans of rows, each i64[Q,S], at least `num_hits` rows; `ends` sum the lengths up."""
+        scores = np.full((len(queries), int(ends[:, -1].max())), -np.inf, np.float32)
         spans = zip(starts.tolist(), lengths.tolist(), ends.tolist(), strict=True)
         for query, row, of_query in zip(queries, scores, spans, strict=True):
             for start, length, end in zip(*of_query, strict=True):
@@ -127,10 +131,9 @@ class HeldVectors:
         num_hits: int,
         place: Callable[[Places], Places],
     ) -> list[Nearest]:
-        """Of so many rows; a part of the queries at a time, so that memory is bounded."""
-        step, found = max(1, _SCORES_AT_ONCE // max(1, num_rows)), list[Nearest]()
-        for start in range(0, len(queries), step):
-            part = queries[start : start + step]
+        found: list[Nearest] = []
+        for places in self._parts(np.arange(len(queries)), num_rows, min(num_hits, num_rows)):
+            part = queries[places]
             rows = scores(part)
             if num_hits < num_rows:
                 best = np.argpartition(rows, -num_hits, axis=1)[:, -num_hits:]
@@ -138,6 +141,11 @@ class HeldVectors:
                 best = np.broadcast_to(np.arange(num_rows), rows.shape)
             found += self._told(part, place(best))
         return found
+
+    def _parts(self, queries: Places, num_scores: int, num_hits: int) -> Iterator[Places]:
+        """So many queries at a time that their scores, and the vectors of their hits, take a bounded memory."""
+        step = max(1, _NUMBERS_AT_ONCE // max(1, num_scores, num_hits * self._vectors.shape[1]))
+        yield from (queries[start : start + step] for start in range(0, len(queries), step))
 
     def _told(self, queries: Vectors, places: Places) -> list[Nearest]:
         """Row ids and distances of places i64[Q,N], ascending; computed anew, so that no batch changes them."""
