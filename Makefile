@@ -5,7 +5,7 @@ READY := .venv/.ready
 OUTPUT ?= demo-output
 PORT ?= 8000
 
-.PHONY: setup demo serve test test-slow check bench clean
+.PHONY: setup demo serve test test-slow test-long check bench clean
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -29,7 +29,10 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -282,6 +282,7 @@ def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", ["embed", "serve"])
 def test_benchmarks_that_start_ray_run_on_nothing_but_an_output(tmp_path: Path, what: str) -> None:
@@ -306,6 +307,7 @@ def test_benchmarks_that_start_ray_run_on_nothing_but_an_output(tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_quality_goes_from_a_world_to_its_figures(tmp_path: Path) -> None:
     output = tmp_path / "quality.json"
     command = [sys.executable, str(ROOT / "jobs/benchmark.py"), "quality", "--output", str(output)]

@@ -121,6 +121,7 @@ def wait_for_nodes(cluster: RayCluster, num_nodes: int) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_a_lost_node_leaves_a_smaller_group_that_finishes(
     start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,7 @@ def test_towers_and_sizes_reach_the_workers_as_they_were_chosen(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.parametrize("tune", [False, True])
+@pytest.mark.parametrize("tune", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_two_workers_train_with_pretrained_towers(
     tune: bool, archive: str, tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,7 +215,7 @@ def test_two_workers_make_a_bundle(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.long)])
 def test_a_stopped_training_goes_on_from_its_last_checkpoint(
     place: str, archive: str, tmp_path: Path, on_cluster: RayCluster, request: pytest.FixtureRequest
 ) -> None:
@@ -237,6 +237,7 @@ def test_a_stopped_training_goes_on_from_its_last_checkpoint(
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_training_is_not_tried_again_and_keeps_its_checkpoint(
     archive: str, tmp_path: Path, on_cluster: RayCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

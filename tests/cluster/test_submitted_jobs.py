@@ -80,6 +80,7 @@ def test_a_relative_place_is_refused_in_a_submitted_job(ray_cluster: RayCluster,
     assert "relative URI in a submitted job" in output
 
 
+@pytest.mark.long
 def test_training_here_does_not_ask_the_cluster_that_was_started_last(tmp_path: Path, archive: str) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # Ray's sockets need a short path
         (Path(folder) / "ray").mkdir()
