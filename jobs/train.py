@@ -73,7 +73,7 @@ class TrainConfig(JobConfig):
     num_workers: str | None = Field(None, description="N, or MIN:MAX to grow and shrink; one per GPU, or 2 on CPUs.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What trains; gloo on CPU, NCCL on CUDA.")
     max_steps: int | None = Field(None, ge=1, description="End after so many steps.")
-    max_minutes: float = Field(17.0, gt=0, description="End after so many minutes, reading the shards included.")
+    max_minutes: float = Field(19.0, gt=0, description="End after so many minutes, reading the shards included.")
     grounds_per_batch: int = Field(
         32, ge=1, description="Places of a step of all workers together, each with all its chips."
     )

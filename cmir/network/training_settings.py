@@ -48,7 +48,7 @@ class TrainSettings(BaseModel):
     objective: Objective = "contrastive"
     dim: int = Field(default=128, ge=2, le=4096)
     max_steps: int | None = Field(default=None, ge=1)
-    max_minutes: float = Field(default=17.0, gt=0)
+    max_minutes: float = Field(default=19.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
     ablate: str | None = None
     weights: ContrastiveWeights = Field(default_factory=ContrastiveWeights)
