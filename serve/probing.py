@@ -4,6 +4,7 @@ One probe per modality of the bundle: a grey ramp with the bands of a training s
 constant feature vector; content does not matter, that a finite unit vector and a hit come out does.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,7 +30,7 @@ def probe_media(preprocessing: Preprocessing, modalities: Sequence[Modality]) ->
 
 
 async def probe(snapshot: Snapshot, media: Media) -> None:
-    """Embed `media` and search with it.
+    """Embed `media`, search with it, and read a row of the table, which a search of vectors in memory does not.
 
     Raises ProblemError 503 where the vector is not a finite unit vector or nothing is found, else whatever a part
     raises.
@@ -41,6 +42,7 @@ async def probe(snapshot: Snapshot, media: Media) -> None:
     found = await snapshot.finder.find(Wanted(vector, targets=(), k=1, filters=None))
     if not found.result:
         raise ProblemError(503, "the gallery answers the probe with no hit")
+    await asyncio.to_thread(snapshot.searcher.sample, 1, 0)
 
 
 def _ramp(preprocessing: Preprocessing, modality: Modality) -> Media:
