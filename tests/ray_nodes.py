@@ -34,6 +34,10 @@ def joined_node(cluster: RayCluster, folder: Path, num_cpus: int) -> Iterator[in
             if node.poll() is None:
                 kill_with_children(node.pid)
             node.wait()
+        deadline = time.monotonic() + 120
+        while _num_alive(cluster) > num_nodes:  # a driver that joined before might pick its raylet, and end with code 1
+            assert time.monotonic() < deadline, "the lost node is still listed"
+            time.sleep(0.5)
 
 
 def kill_with_children(pid: int) -> None:
