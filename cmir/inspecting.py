@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from cmir.archive import shards, storage
+from cmir.archive import festival, shards, storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.object_store import S3Settings
 from cmir.archive.pico import pico_is_installed
@@ -165,8 +165,9 @@ def examine_machine() -> list[Finding]:
     findings = [Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.machine()}")]
     findings += [_package(name) for name in _PACKAGES]
     findings += [_tried("torchaudio features", _mel), _tried("espeak-ng voices", _voices)]
-    for name, is_here in (("Pico", pico_is_installed()), ("flite", flite_is_installed())):
-        detail = "speaks" if is_here else f"optional: install {'ttspico' if name == 'Pico' else name} for more voices"
+    engines = (("Pico", "ttspico", pico_is_installed()), ("flite", "flite", flite_is_installed()))
+    for name, packages, is_here in (*engines, ("Festival", festival.PACKAGES, festival.festival_is_installed())):
+        detail = "speaks" if is_here else f"optional: install {packages} for more voices"
         findings.append(Finding(f"{name} voices", True if is_here else None, detail))
     heard = pocketsphinx_is_installed()
     detail = "listens" if heard else "optional: pip install 'cmir[ears]' for a second ear"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from cmir.archive import voices
+from cmir.archive.festival import festival_is_installed
 from cmir.archive.pico import pico_is_installed
 from cmir.archive.voices import Voice, draw_voices, flite_is_installed, installed_engines, speak
 from cmir.errors import DataError
 
 needs_flite = pytest.mark.skipif(not flite_is_installed(), reason="the program flite is not installed")
+needs_festival = pytest.mark.skipif(not festival_is_installed(), reason="Festival is not installed with its voices")
 needs_pico = pytest.mark.skipif(not pico_is_installed(), reason="the package ttspico is not installed")
 
 
@@ -27,9 +29,9 @@ def test_every_base_voice_of_the_language_speaks() -> None:
     assert {voice.base for voice in draw_voices(6, 0, language="fr", engines=())} == {"fr", "fr-be", "fr-ch"}
 
 
-def test_one_voice_in_four_is_flite_and_one_in_eight_pico() -> None:
-    drawn = [voice.engine for voice in draw_voices(16, 0, engines=("flite", "pico"))]
-    assert [drawn.count(name) for name in ("espeak-ng", "flite", "pico")] == [10, 4, 2]
+def test_one_voice_in_four_is_flite_and_one_in_eight_festival_and_pico() -> None:
+    drawn = [voice.engine for voice in draw_voices(16, 0, engines=("flite", "festival", "pico"))]
+    assert [drawn.count(name) for name in ("espeak-ng", "flite", "festival", "pico")] == [8, 4, 2, 2]
     assert all(voice.engine == "espeak-ng" for voice in draw_voices(16, 0, engines=()))
     assert {voice.engine for voice in draw_voices(16, 0)} == set(installed_engines())
 
@@ -37,8 +39,8 @@ def test_one_voice_in_four_is_flite_and_one_in_eight_pico() -> None:
 def test_engines_speak_the_languages_they_know() -> None:
     drawn = draw_voices(16, 0, language="fr", engines=("flite", "pico"))
     assert {voice.base_voice for voice in drawn if voice.engine != "espeak-ng"} == {"pico/fr-FR"}
-    with pytest.raises(DataError, match="unknown engine: seen festival"):
-        draw_voices(16, 0, engines=("festival",))
+    with pytest.raises(DataError, match="unknown engine: seen mbrola, expected espeak-ng, flite, festival, pico"):
+        draw_voices(16, 0, engines=("mbrola",))
 
 
 @pytest.mark.parametrize("language", ["en", "de", "fr"])
@@ -76,6 +78,26 @@ def test_flite_speaks_at_16_khz_the_same_every_time(base: str) -> None:
     waveform = speak(voice, "airplane")
     assert 6_000 < len(waveform) < 24_000
     np.testing.assert_array_equal(speak(voice, "airplane"), waveform)
+
+
+@needs_festival
+@pytest.mark.parametrize("base", voices.FESTIVAL_BASES["en"])
+def test_festival_speaks_quickly_and_slowly_the_same_every_time(base: str) -> None:
+    slow, quick = (speak(Voice("festival", base, rate=rate), "parking lot") for rate in (0.8, 1.3))
+    assert 6_000 < len(quick) < 1.25 * len(quick) < len(slow) < 32_000
+    np.testing.assert_array_equal(speak(Voice("festival", base, rate=1.3), "parking lot"), quick)
+
+
+@needs_festival
+def test_quotes_and_parentheses_are_spoken_as_words() -> None:
+    said = speak(Voice("festival", "ked"), 'sea") (quit')
+    assert len(said) > len(speak(Voice("festival", "ked"), "sea"))
+
+
+@needs_festival
+def test_the_pitch_of_a_diphone_voice_is_heard() -> None:
+    low, high = (_pitch_hz(speak(Voice("festival", "ked", pitch=pitch), "aaa")) for pitch in (25, 75))
+    assert high > 1.2 * low
 
 
 def test_silence_at_the_ends_is_cut() -> None:
@@ -125,6 +147,14 @@ def test_a_missing_flite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not flite_is_installed()
     with pytest.raises(DataError, match="no program flite"):
         speak(Voice("flite", "slt"), "sea")
+
+
+def test_a_missing_festival_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DataError, match="no program festival"):
+        speak(Voice("festival", "ked"), "sea")
+    with pytest.raises(DataError, match="no such voice: seen rab, expected slt, ked, kal"):
+        speak(Voice("festival", "rab"), "sea")
 
 
 def _pitch_hz(waveform: np.ndarray) -> float:

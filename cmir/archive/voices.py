@@ -1,8 +1,8 @@
 """Synthetic voices: a text and a voice -> a waveform f32[T] at 16 kHz, the same for the same voice and text.
 
 espeak-ng has few base voices, one per accent, and many variants that change pitch, formants and breathiness of one
-base: splits go by base voice. Two engines with other base voices and other ways of making sound speak where they are
-installed: Pico (SVOX's, a Python package) and flite (Carnegie Mellon's, a program).
+base: splits go by base voice. Three engines with other base voices and other ways of making sound speak where they are
+installed: Pico (SVOX's, a Python package), flite (Carnegie Mellon's) and Festival (Edinburgh's), both programs.
 """
 
 import random
@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from cmir.archive.espeak import espeak_samples
+from cmir.archive.festival import festival_is_installed, festival_wav
 from cmir.archive.pico import pico_is_installed, pico_samples
 from cmir.archive.speech import F32, SAMPLE_RATE_HZ, decode_speech, file_media, resample
 from cmir.errors import DataError
@@ -26,9 +27,10 @@ ESPEAK_BASES: Final[dict[str, tuple[str, ...]]] = {
 }
 PICO_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("en-US", "en-GB"), "de": ("de-DE",), "fr": ("fr-FR",)}
 FLITE_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("slt", "rms", "awb", "kal16")}
+FESTIVAL_BASES: Final[dict[str, tuple[str, ...]]] = {"en": ("slt", "ked", "kal")}
 # One voice in so many speaks by the engine, where it is installed. espeak-ng has any number of voices, all made by
 # formula; the few of the others are made of recordings of people.
-SHARES: Final = {"flite": 4, "pico": 8}
+SHARES: Final = {"flite": 4, "festival": 8, "pico": 8}
 NORMAL_WORDS_PER_MINUTE: Final = 165
 
 # Variants that sound like people. Left out: robots, demons, whisperers, and two whose noise differs each time.
@@ -78,7 +80,7 @@ def flite_is_installed() -> bool:
 
 def installed_engines() -> tuple[str, ...]:
     """The engines that can speak here; espeak-ng always can."""
-    others = {"pico": pico_is_installed(), "flite": flite_is_installed()}
+    others = {"pico": pico_is_installed(), "flite": flite_is_installed(), "festival": festival_is_installed()}
     return ("espeak-ng", *(name for name, is_here in others.items() if is_here))
 
 
@@ -114,8 +116,8 @@ def draw_voices(
 
 def base_names(engine: str, language: str) -> tuple[str, ...]:
     """The base voices of an engine, none where it does not know the language."""
-    known = {"espeak-ng": ESPEAK_BASES, "pico": PICO_BASES, "flite": FLITE_BASES}[engine]
-    return known.get(language, ())
+    known = {"espeak-ng": ESPEAK_BASES, "pico": PICO_BASES, "flite": FLITE_BASES, "festival": FESTIVAL_BASES}
+    return known[engine].get(language, ())
 
 
 def speak(voice: Voice, text: str) -> F32:
@@ -160,6 +162,11 @@ def _speak_espeak(voice: Voice, text: str) -> F32:
     return resample(samples.astype(np.float32) / np.float32(32_768.0), rate_hz)
 
 
+def _speak_festival(voice: Voice, text: str) -> F32:
+    pitch = 2.0 ** ((voice.pitch - 50) / 75)
+    return decode_speech(file_media(festival_wav(text, voice=voice.base, stretch=1 / voice.rate, pitch=pitch)))
+
+
 def _speak_pico(voice: Voice, text: str) -> F32:
     pitch_percent = round(100 * 2.0 ** ((voice.pitch - 50) / 75))
     samples = pico_samples(text, language=voice.base, rate_percent=round(100 * voice.rate), pitch_percent=pitch_percent)
@@ -183,4 +190,5 @@ _SPEAKERS: Final[dict[str, Callable[[Voice, str], F32]]] = {
     "espeak-ng": _speak_espeak,
     "pico": _speak_pico,
     "flite": _speak_flite,
+    "festival": _speak_festival,
 }
