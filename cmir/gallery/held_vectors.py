@@ -94,10 +94,16 @@ class HeldVectors:
     ) -> list[Nearest]:
         """Of every query's own spans of rows, each i64[Q,S], at least `num_hits` rows; `ends` sum the lengths up."""
         scores = np.full((len(queries), int(ends[:, -1].max())), -np.inf, np.float32)
-        spans = zip(starts.tolist(), lengths.tolist(), ends.tolist(), strict=True)
-        for query, row, of_query in zip(queries, scores, spans, strict=True):
-            for start, length, end in zip(*of_query, strict=True):
-                np.dot(self._vectors[start : start + length], query, out=row[end - length : end])
+        of_span, row_of = starts.ravel(), np.repeat(np.arange(len(queries)), starts.shape[1])
+        filled = np.flatnonzero(lengths)
+        by_span = filled[np.argsort(of_span[filled], kind="stable")]
+        for same in np.split(
+            by_span, np.flatnonzero(np.diff(of_span[by_span])) + 1
+        ):  # read once for all that look there
+            start, length, rows = of_span[same[0]], lengths.flat[same[0]], row_of[same]
+            products = queries[rows] @ self._vectors[start : start + length].T
+            for row, end, product in zip(rows.tolist(), ends.flat[same].tolist(), products, strict=True):
+                scores[row, end - length : end] = product
         best = np.argpartition(scores, -num_hits, axis=1)[:, -num_hits:]
         span_of = (best[:, :, None] >= ends[:, None, :]).sum(axis=2)
         in_span = best - np.take_along_axis(ends - lengths, span_of, axis=1)

@@ -25,7 +25,10 @@ _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 2
 # What a preset changes of the defaults, chosen on a val split (docs/decisions.md).
 _PRESET_SIZE_PX: Final[dict[Preset, dict[Modality, int]]] = {"pan-ms": {"pan": 128, "ms": 96}}
 _PRESET_WEIGHTS: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"classes": 0.75, "pairs": 0.35}}
-_PRESET_AUGMENTATION: Final[dict[Preset, dict[str, float]]] = {"pan-ms": {"min_area": 0.35}}
+_PRESET_AUGMENTATION: Final[dict[Preset, dict[str, float]]] = {
+    "pan-ms": {"min_area": 0.35},
+    "image-speech": {"min_area": 0.35},
+}
 _SIZE_STEP_PX: Final = 16  # what the image tower divides sides by
 _LEAST_GROWN_PX: Final = 64
 _NEEDED: Final[dict[Preset, tuple[Modality, ...]]] = {
