@@ -97,9 +97,8 @@ class HeldVectors:
         of_span, row_of = starts.ravel(), np.repeat(np.arange(len(queries)), starts.shape[1])
         filled = np.flatnonzero(lengths)
         by_span = filled[np.argsort(of_span[filled], kind="stable")]
-        for same in np.split(
-            by_span, np.flatnonzero(np.diff(of_span[by_span])) + 1
-        ):  # read once for all that look there
+        breaks = np.flatnonzero(np.diff(of_span[by_span])) + 1
+        for same in np.split(by_span, breaks):  # a span is read once for all queries that look there
             start, length, rows = of_span[same[0]], lengths.flat[same[0]], row_of[same]
             products = queries[rows] @ self._vectors[start : start + length].T
             for row, end, product in zip(rows.tolist(), ends.flat[same].tolist(), products, strict=True):
