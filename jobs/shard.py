@@ -22,7 +22,9 @@ from jobs import cluster, entrypoint
 from jobs.entrypoint import JobConfig, JobResult
 from jobs.progress import PieceProgress
 
-SourceName = Literal["ucmerced", "dsrsid", "pairs", "wald", "folder", "speech", "features", "tts", "synthetic"]
+SourceName = Literal[
+    "ucmerced", "dsrsid", "pairs", "wald", "geotiff", "stac", "folder", "speech", "features", "tts", "synthetic"
+]
 
 
 class ShardConfig(JobConfig):
@@ -48,7 +50,11 @@ class ShardConfig(JobConfig):
         None, description="tts: the engine that stands in test alone, or none; pico, else flite, where several speak."
     )
     hard: bool = Field(False, description="wald: degrade each side by itself (shift, MTF, gain, haze, noise).")
-    chip_size_px: int = Field(256, gt=15, description="pairs: side of a PAN chip in pixels.")
+    chip_size_px: int = Field(256, gt=15, description="pairs: side of a PAN chip in pixels; geotiff, stac: of a chip.")
+    sensor: str | None = Field(None, description="geotiff, stac: sensor of scenes that do not tell theirs.")
+    max_cloud_cover: float = Field(
+        20.0, ge=0, le=100, description="geotiff, stac: leave chips out that a cloud mask calls cloudier, per cent."
+    )
     resume: bool = Field(False, description="Go on with a partial output of the same command.")
     overwrite: bool = Field(False, description="Replace an existing output once the new one is whole.")
 
@@ -84,6 +90,14 @@ def source_of(config: ShardConfig) -> Source:
             from cmir.archive.sources.dsrsid import DsrsidSource
 
             return DsrsidSource(uri, official_split=config.split == "official")
+        case "geotiff":
+            from cmir.archive.sources.geotiff import GeotiffSource
+
+            return GeotiffSource(uri, config.chip_size_px, config.sensor, config.max_cloud_cover)
+        case "stac":
+            from cmir.archive.sources.stac import StacSource
+
+            return StacSource(uri, config.chip_size_px, config.sensor, config.max_cloud_cover)
         case "folder":
             from cmir.archive.sources.folder import FolderSource
 

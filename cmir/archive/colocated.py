@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.warp import transform
 
 from cmir.archive.raster import Georeference, Pixels
-from cmir.archive.raster_file import RasterFile, RasterInfo, Window, holds_nodata
+from cmir.archive.raster_file import RasterFile, RasterInfo, Window, grid_windows, holds_nodata
 from cmir.errors import DataError
 
 _WHOLE_PIXEL_TOLERANCE: Final = 0.05  # MS pixels; georeferences of real products are rounded by a few hundredths
@@ -66,18 +66,13 @@ class Alignment:
 
 
 def chip_windows(pan: RasterInfo, ms: RasterInfo, alignment: Alignment, chip_size_px: int) -> Iterator[Window]:
-    """Windows of the PAN, row by row without overlap, whose ground the MS covers; a smaller PAN is one window.
-
-    What is left at the right and lower edge, less than a chip, is not used.
-    """
-    width, height = min(chip_size_px, pan.width), min(chip_size_px, pan.height)
-    for row in range(0, pan.height - height + 1, height):
-        for column in range(0, pan.width - width + 1, width):
-            box = alignment.box((column, row, width, height))
-            inside_columns = box.column >= -_EDGE_TOLERANCE and box.column + box.width <= ms.width + _EDGE_TOLERANCE
-            inside_rows = box.row >= -_EDGE_TOLERANCE and box.row + box.height <= ms.height + _EDGE_TOLERANCE
-            if inside_columns and inside_rows and min(box.width, box.height) >= 1:
-                yield column, row, width, height
+    """Windows of the PAN as `grid_windows` cuts them, whose ground the MS covers."""
+    for window in grid_windows(pan.width, pan.height, chip_size_px):
+        box = alignment.box(window)
+        inside_columns = box.column >= -_EDGE_TOLERANCE and box.column + box.width <= ms.width + _EDGE_TOLERANCE
+        inside_rows = box.row >= -_EDGE_TOLERANCE and box.row + box.height <= ms.height + _EDGE_TOLERANCE
+        if inside_columns and inside_rows and min(box.width, box.height) >= 1:
+            yield window
 
 
 def read_box(file: RasterFile, info: RasterInfo, box: Box) -> Pixels | None:

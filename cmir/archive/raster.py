@@ -202,7 +202,7 @@ def _load_tiff(data: bytes, where: str, window: Window | None) -> Raster:
         _check_size(width, height, where)
         check_window((column, row, width, height), dataset.width, dataset.height, where)
         pixels, bands = dataset.read(window=rasterio.windows.Window(column, row, width, height)), bands_of(dataset)
-        if dataset.colorinterp[-1].name == "alpha" and _is_mask(pixels[-1]):
+        if dataset.colorinterp[-1].name == "alpha" and is_mask(pixels[-1]):
             pixels = pixels[:-1]
             bands = band_names(len(pixels)) if len(pixels) != 3 else bands[:-1]
         georeference = georeference_of(dataset)
@@ -249,7 +249,8 @@ def _check_size(width: int, height: int, where: str) -> None:
         )
 
 
-def _is_mask(band: Pixels) -> bool:
+def is_mask(band: Pixels) -> bool:
+    """True for a band that holds nothing but 0 and the largest value of its type."""
     highest = np.iinfo(band.dtype).max if band.dtype.kind in "iu" else 1.0
     return bool(np.isin(band, (0, highest)).all())
 

@@ -4,6 +4,7 @@ Files are read window by window and never whole. A MATLAB variable has no window
 the process, because the chips of one scene follow each other.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -76,6 +77,20 @@ class RasterFile:
         with open_file(self.uri) as dataset:
             pixels = dataset.read(window=rasterio.windows.Window(column, row, width, height))
         return to_native(pixels, self.uri)
+
+
+def grid_windows(width: int, height: int, side_px: int) -> Iterator[Window]:
+    """Windows of a raster, row by row without overlap; a smaller raster is one window.
+
+    What is left at the right and lower edge, less than a window, is not used.
+
+    >>> list(grid_windows(5, 3, 2))
+    [(0, 0, 2, 2), (2, 0, 2, 2)]
+    """
+    wide, high = min(side_px, width), min(side_px, height)
+    for row in range(0, height - high + 1, high):
+        for column in range(0, width - wide + 1, wide):
+            yield column, row, wide, high
 
 
 def holds_nodata(pixels: Pixels, nodata: float | None) -> bool:
