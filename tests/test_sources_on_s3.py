@@ -1,5 +1,6 @@
 """The sources read object storage as they read a disk: the same ids, the same pixels."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from cmir.archive.schema import ShardRow
 from cmir.archive.sources import Source
 from cmir.archive.sources.dsrsid import DsrsidSource
 from cmir.archive.sources.folder import FolderSource
+from cmir.archive.sources.geotiff import GeotiffSource
 from cmir.archive.sources.pairs import PairsSource
+from cmir.archive.sources.stac import StacSource
 from cmir.archive.sources.ucmerced import UcMercedSource
 from cmir.archive.sources.wald import WaldSource
 from cmir.archive.vocabulary import UCMERCED_LABELS
@@ -43,6 +46,10 @@ def archives(tmp_path: Path) -> Path:
     write_geotiff(pairs / "ms.tif", ground(2, 32, 32, 4).transpose(2, 0, 1).copy(), gsd_m=4.0)
     scipy.io.savemat(pairs / "scene.mat", {"P": ground(3, 64, 64, 1)[..., 0], "M": ground(4, 16, 16, 4)})
     (pairs / "manifest.csv").write_text("pan,ms\npan.tif,ms.tif\nscene.mat:P,scene.mat:M")
+    asset = {"href": "../pairs/ms.tif", "roles": ["data"]}
+    item = {"type": "Feature", "id": "a", "geometry": None, "properties": {}, "assets": {"ms": asset}}
+    (tmp_path / "stac").mkdir()
+    (tmp_path / "stac/item.json").write_text(json.dumps(item))
     (tmp_path / "dsrsid").mkdir()
     write_file(tmp_path / "dsrsid/DSRSID.mat", size_px=16)
     return tmp_path
@@ -63,4 +70,8 @@ def test_every_source_gives_the_same_rows_from_object_storage(archives: Path, s3
     here = identity(PairsSource(str(archives / "pairs"), 64))
     assert here == identity(PairsSource(storage.join(base, "pairs"), 64))
     assert len(here) == 10
+    for source, name, num_chips in ((GeotiffSource, "pairs/*.tif", 5), (StacSource, "stac/item.json", 1)):
+        cut = identity(source(str(archives / name), 64))
+        assert cut == identity(source(storage.join(base, name), 64)), name
+        assert len(cut) == num_chips
     assert np.unique([item_id for item_id, _, _ in here]).size == 10
