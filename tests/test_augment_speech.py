@@ -10,7 +10,14 @@ from cmir.network.augment_spectrogram import SpectrogramAugmentation, Spectrogra
 from cmir.network.augment_speech import SpeechAugmentation, SpeechAugmenter
 
 NOTHING = SpeechAugmentation(
-    speed_share=0, room_share=0, tilt_db_per_octave=0, narrow_share=0, noise_share=0, clipping_share=0, shift_s=0
+    speed_share=0,
+    room_share=0,
+    tilt_db_per_octave=0,
+    narrow_share=0,
+    noise_share=0,
+    clipping_share=0,
+    shift_s=0,
+    tight_share=0,
 )
 STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), balance=0.0, num_bands=0, num_gaps=0)
 
@@ -38,6 +45,24 @@ def test_without_effects_nothing_changes() -> None:
     changed, lengths = augmenter()(waveform, num_samples)
     assert lengths.tolist() == num_samples.tolist()
     torch.testing.assert_close(changed, waveform, rtol=0, atol=1e-5)
+
+
+def test_some_begin_and_end_within_the_word() -> None:
+    waveform = torch.arange(16_000.0)[None].repeat(64, 1)
+    changed, lengths = augmenter(tight_share=0.5, shift_s=0.1)(waveform, torch.full((64,), 16_000))
+    tight = lengths < 16_000
+    assert 16 < int(tight.sum()) < 48
+    assert (changed[~tight, 0] <= 1).all(), "others get silence around"
+    for row, length in zip(changed[tight], lengths[tight].tolist(), strict=True):
+        first, last = float(row[0]), float(row[length - 1])
+        assert 480 - 9 < first < 1440 + 9
+        assert 480 - 9 < 15_999 - last < 1440 + 9
+        assert last - first == pytest.approx(length - 1, abs=9)
+
+
+def test_a_short_one_keeps_most_of_itself() -> None:
+    _, lengths = augmenter(tight_share=1.0)(torch.ones(2, 1_000), torch.tensor([1_000, 1]))
+    assert lengths.tolist() == [700, 1]
 
 
 def test_strength_goes_from_nothing_to_the_settings() -> None:
