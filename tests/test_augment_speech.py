@@ -19,7 +19,7 @@ NOTHING = SpeechAugmentation(
     shift_s=0,
     tight_share=0,
 )
-STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), balance=0.0, num_bands=0, num_gaps=0)
+STILL = SpectrogramAugmentation(warp_range=(1, 1), tempo_range=(1, 1), slowest=1, balance=0.0, num_bands=0, num_gaps=0)
 
 
 def augmenter(**settings: object) -> SpeechAugmenter:
@@ -188,6 +188,17 @@ def test_tempo_and_vocal_tract_move_a_cell() -> None:
     assert changed.shape[2] == 125
     assert divmod(int(changed[2].argmax()), 125) == (40, 50)
     assert changed[2, :, 75:].abs().max() == 0
+
+
+def test_single_words_are_drawn_out_and_phrases_are_not() -> None:
+    torch.manual_seed(0)
+    mel, num_frames = torch.zeros(64, 64, 150), torch.tensor([40, 150] * 32)
+    settings = dataclasses.replace(STILL, tempo_range=(0.75, 1.3), slowest=0.4, slow_frames=110)
+    words, phrases = SpectrogramAugmenter(settings)(mel, num_frames)[1].view(32, 2).T
+    assert 90 < int(words.max()) <= 100
+    assert 30 <= int(words.min()) < 40
+    assert 170 < int(phrases.max()) <= 200
+    assert 115 <= int(phrases.min()) < 150
 
 
 @pytest.mark.parametrize(("settings", "axis"), [({"num_bands": 1}, 1), ({"num_gaps": 1, "gap_share": 0.3}, 2)])

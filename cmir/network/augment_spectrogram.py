@@ -19,6 +19,8 @@ class SpectrogramAugmentation:
 
     warp_range: tuple[float, float] = (0.82, 1.2)  # of the mel axis
     tempo_range: tuple[float, float] = (0.75, 1.3)
+    slowest: float = 0.4  # for words that stay below `slow_frames`: people draw single words out, synthesisers do not
+    slow_frames: int = 110
     balance: float = 0.35  # of a smooth curve over the mels that is added, where an utterance's own deviation is 1
     balance_knots: int = 6
     num_bands: int = 2
@@ -32,6 +34,7 @@ class SpectrogramAugmentation:
             self,
             warp_range=_towards_one(self.warp_range, strength),
             tempo_range=_towards_one(self.tempo_range, strength),
+            slowest=1.0 + (self.slowest - 1.0) * strength,
             balance=self.balance * strength,
             band_mels=self.band_mels * strength,
             gap_share=self.gap_share * strength,
@@ -65,7 +68,9 @@ class SpectrogramAugmenter(nn.Module):
     def _warp(self, mel_BMF: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Sample the spectrogram on another grid of mels and frames, bilinearly."""
         num_mels, total = mel_BMF.shape[1:]
-        tempo_B = uniform(mel_BMF, *self.settings.tempo_range)
+        low, high = self.settings.tempo_range
+        low_B = (num_frames_B / self.settings.slow_frames).clamp(min(self.settings.slowest, low), low)
+        tempo_B = low_B + uniform(mel_BMF, 0.0, 1.0) * (high - low_B)
         warp_B = uniform(mel_BMF, *self.settings.warp_range)
         frames_B = (num_frames_B / tempo_B).floor().long().clamp(min=1)
         frame_BF = torch.arange(int(frames_B.max()), device=mel_BMF.device)[None] * tempo_B[:, None]
