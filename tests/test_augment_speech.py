@@ -60,6 +60,11 @@ def test_some_begin_and_end_within_the_word() -> None:
         assert last - first == pytest.approx(length - 1, abs=9)
 
 
+def test_phrases_are_not_cut() -> None:
+    _, lengths = augmenter(tight_share=1.0)(torch.ones(2, 20_000), torch.tensor([20_000, 17_700]))
+    assert lengths.tolist() == [20_000, 17_700]
+
+
 def test_a_short_one_keeps_most_of_itself() -> None:
     _, lengths = augmenter(tight_share=1.0)(torch.ones(2, 1_000), torch.tensor([1_000, 1]))
     assert lengths.tolist() == [700, 1]

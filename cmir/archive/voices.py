@@ -44,7 +44,6 @@ VARIANTS: Final = (
     *("marcelo", "max", "michel", "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert"),
     *("sandro", "shelby", "steph", "steph2", "steph3", "travis", "victor", "zac"),
 )
-_RATES: Final = (0.55, 1.3)  # people say single words slowly: 1.2 to 3 times as long as engines at their normal rate
 _FLITE_PITCH_HZ: Final = {"slt": 185.0, "rms": 90.0, "awb": 130.0, "kal16": 95.0}  # their own means
 
 
@@ -144,7 +143,7 @@ def _draw(
             engine=engine,
             base=base,
             variant=drawer.choice(variants),
-            rate=round(drawer.uniform(*_RATES), 2),
+            rate=round(drawer.uniform(0.75, 1.35), 2),
             pitch=drawer.randint(25, 75),
             pitch_range=drawer.randint(30, 90),
         )

@@ -34,7 +34,8 @@ class SpeechAugmentation:
     clipping_share: float = 0.1
     clipping_level: tuple[float, float] = (0.2, 0.8)  # of the peak
     shift_s: float = 0.15  # most silence put before and after
-    tight_share: float = 0.3  # recordings that begin and end with the word, or cut into it; no silence around
+    tight_share: float = 0.3  # of words: recordings that begin and end with them, or cut into them; no silence around
+    word_s: float = 1.1  # what is no longer is taken for a word
     cut_s: tuple[float, float] = (0.03, 0.09)  # taken off at each end of those; voices keep 0.05 s of silence there
 
     def scaled(self, strength: float) -> Self:
@@ -80,7 +81,8 @@ class SpeechAugmenter(nn.Module):
     def _respace(self, waveform_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """Another speed, by linear interpolation (faster is shorter and higher, as on a tape); more or less silence."""
         low, high = self.settings.speed_range
-        tight_B = _chosen(waveform_BT, self.settings.tight_share)
+        is_word_B = num_samples_B <= self.settings.word_s * SAMPLE_RATE_HZ
+        tight_B = is_word_B & _chosen(waveform_BT, self.settings.tight_share)
         cut_B2 = torch.stack([uniform(waveform_BT, *self.settings.cut_s) for _ in range(2)], dim=1) * SAMPLE_RATE_HZ
         cut_B2 = cut_B2.minimum(_MOST_CUT * num_samples_B[:, None]).long() * tight_B[:, None]
         num_samples_B = num_samples_B - cut_B2.sum(dim=1)
