@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import shapely
 from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
 
 from cmir.archive.imagery import decode_chip
 from cmir.archive.product_names import parse_product_name
@@ -236,7 +237,10 @@ def test_what_is_no_stac_is_refused(tmp_path: Path, text: str, message: str) -> 
         ({"t": {"href": "t.jpg"}}, "the item has no raster: seen assets t"),
         ({"a": {"href": "https://x.example/a.tif"}}, "cannot read this place: seen https"),
         ({"a": {"href": "gone.tif"}}, "input not found"),
-        (["a.tif"], "assets are no mapping: seen list"),
+        (["a.tif"], "assets: Input should be a valid dictionary"),
+        ({"a": {"href": "a.tif", "eo:bands": ["red"]}}, "assets.a.eo:bands.0: Input should be a valid"),
+        ({"a": {"href": 5}}, "assets.a.href: Input should be a valid string"),
+        ({"a": {"href": "../" * 40 + "a.tif"}}, "an href leads out of its storage"),
     ],
 )
 def test_an_item_without_rasters_is_told(tmp_path: Path, assets: Any, message: str) -> None:
@@ -245,6 +249,20 @@ def test_an_item_without_rasters_is_told(tmp_path: Path, assets: Any, message: s
     [item] = source.items()
     with pytest.raises(DataError, match=message):
         list(source.rows(item))
+
+
+@pytest.mark.parametrize("properties", [[1], {"instruments": 7}, {"eo:cloud_cover": "much"}])
+def test_properties_of_another_kind_are_told(tmp_path: Path, properties: Any) -> None:
+    (tmp_path / "one.json").write_text(json.dumps(stac_item("one", properties=properties)))
+    [item] = StacSource(f"{tmp_path}/one.json").items()
+    with pytest.raises(DataError, match="scene cannot be used: seen properties"):
+        list(StacSource("").rows(item))
+
+
+def test_a_place_outside_its_projection_is_no_place(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "a.tif", pixels_of(0, 3), transform=Affine(1e300, 0, 1e300, 0, -1e300, 1e300))
+    [row] = rows_of(GeotiffSource(str(tmp_path)))
+    assert (row.bbox, row.crs, row.media.gsd_m) == (None, None, None)
 
 
 def test_real_scenes_become_chips(real_data: Path) -> None:

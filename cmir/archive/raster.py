@@ -169,7 +169,12 @@ def georeference_of(dataset: "rasterio.io.DatasetReader") -> Georeference | None
     if not all(map(math.isfinite, t)) or t.determinant == 0 or (crs.is_geographic and abs(t.f) > 90):
         return None
     code = crs.to_epsg()
-    return Georeference(f"EPSG:{code}" if code else crs.to_wkt(), (t.a, t.b, t.c, t.d, t.e, t.f))
+    found = Georeference(f"EPSG:{code}" if code else crs.to_wkt(), (t.a, t.b, t.c, t.d, t.e, t.f))
+    try:
+        corners = found.polygon_lonlat(dataset.width, dataset.height)
+    except CPLE_BaseError:  # outside of what the projection covers
+        return None
+    return found if np.isfinite(corners).all() else None
 
 
 def acquired_at_of(dataset: "rasterio.io.DatasetReader") -> datetime | None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from cmir.archive import storage
 from cmir.archive.product_names import CloudKind, parse_product_name
@@ -33,7 +34,40 @@ _PROPERTY_COLUMNS: Final = (
     *("datetime", "start_datetime", "eo:cloud_cover", "platform", "constellation", "instruments"),
 )
 
-Record = Mapping[str, Any]
+
+class _Described(BaseModel):
+    """What is read of an item; whatever else it holds is left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Band(_Described):
+    name: str | None = None
+    common_name: str | None = Field(None, validation_alias=AliasChoices("common_name", "eo:common_name"))
+
+
+class _Asset(_Described):
+    href: str
+    type: str | None = None
+    roles: tuple[str, ...] | None = None
+    bands: tuple[_Band, ...] | None = Field(None, validation_alias=AliasChoices("eo:bands", "bands"))
+
+
+class _Properties(_Described):
+    datetime: str | None = None
+    start_datetime: str | None = None
+    cloud_cover: float | None = Field(None, validation_alias="eo:cloud_cover")
+    platform: str | None = None
+    constellation: str | None = None
+    instruments: tuple[str, ...] | None = None
+
+
+class _Record(_Described):
+    id: str
+    collection: str | None = None
+    geometry: Any = None
+    properties: _Properties
+    assets: dict[str, _Asset | None]
 
 
 @dataclass(frozen=True)
@@ -59,35 +93,42 @@ class StacSource:
         """The chip; none where it holds nodata or too much cloud. Raises DataError: unreadable."""
         yield from chip_rows("stac", item, self.max_cloud_cover)
 
-    def _scenes(self, record: Record) -> list[Scene]:
-        name, told = str(record["id"]), record.get("properties") or {}
-        sensor = _sensor(told) or self.sensor
-        collection = record.get("collection")
+    def _scenes(self, told: Mapping[str, Any]) -> list[Scene]:
+        """The scenes of one item, one for each grid, or one that tells what is wrong."""
+        try:
+            record = _Record.model_validate(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            return [Scene(str(told.get("id")), (), error=f"{place}: {first['msg']}")]
+        properties = record.properties
+        sensor = _sensor(properties) or self.sensor
         described = Scene(
-            f"{collection}/{name}" if collection else name,
+            f"{record.collection}/{record.id}" if record.collection else record.id,
             (),
             sensor=sensor,
-            acquired_at=_time(told.get("datetime") or told.get("start_datetime")),
-            cloud_cover=_number(told.get("eo:cloud_cover")),
-            geometry=_geometry(record.get("geometry")),
-            attributes={"stac_id": name} | ({"collection": collection} if collection else {}),
+            acquired_at=_time(properties.datetime or properties.start_datetime),
+            cloud_cover=properties.cloud_cover,
+            geometry=_geometry(record.geometry),
+            attributes={"stac_id": record.id} | ({"collection": record.collection} if record.collection else {}),
         )
+        assets = {key: asset for key, asset in record.assets.items() if asset is not None}
         try:
-            described = replace(described, clouds=_clouds(record, self.uri))
+            described = replace(described, clouds=_clouds(assets, self.uri))
             layers = [
-                _layer(asset, _resolved(str(asset["href"]), self.uri), sensor)
-                for key, asset in _assets(record)
+                _layer(asset, _resolved(asset.href, self.uri), sensor)
+                for key, asset in assets.items()
                 if _is_raster(key, asset)
             ]
             if not layers:
-                assets = ", ".join(key for key, _ in _assets(record)) or "none"
-                raise DataError("the item has no raster", seen=f"assets {assets}", expected="GeoTIFFs with role data")
+                seen = f"assets {', '.join(assets) or 'none'}"
+                raise DataError("the item has no raster", seen=seen, expected="GeoTIFFs with role data")
         except DataError as error:
             return [described.failed(str(error))]
         return scenes_of_layers(described, layers)
 
 
-def _records(uri: str) -> list[Record]:
+def _records(uri: str) -> list[Mapping[str, Any]]:
     """Items as STAC JSON has them. Raises DataError where they cannot be read, or there is none."""
     if not storage.exists(uri):
         raise DataError("input not found", seen="nothing", expected="STAC JSON or stac-geoparquet", where=uri)
@@ -100,7 +141,7 @@ def _records(uri: str) -> list[Record]:
     return whole
 
 
-def _from_json(data: bytes, uri: str) -> Sequence[Record]:
+def _from_json(data: bytes, uri: str) -> Sequence[Mapping[str, Any]]:
     try:
         told = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -109,13 +150,13 @@ def _from_json(data: bytes, uri: str) -> Sequence[Record]:
     if kind == "Feature":
         return [told]
     if kind == "FeatureCollection" and isinstance(told.get("features"), list):
-        return [one for one in told["features"] if isinstance(one, dict)]
+        return [one if isinstance(one, dict) else {} for one in told["features"]]
     raise DataError(
         "not a STAC item or item collection", seen=f"type {kind}", expected="Feature(Collection)", where=uri
     )
 
 
-def _from_parquet(data: bytes, uri: str) -> Sequence[Record]:
+def _from_parquet(data: bytes, uri: str) -> Sequence[Mapping[str, Any]]:
     """stac-geoparquet: an item a row, with the properties as columns and the geometry as WKB."""
     try:
         table = pq.read_table(io.BytesIO(data))
@@ -126,70 +167,52 @@ def _from_parquet(data: bytes, uri: str) -> Sequence[Record]:
     records = []
     for row in table.to_pylist():
         properties = {name: row.get(name) for name in _PROPERTY_COLUMNS}
+        properties |= {name: value.isoformat() for name, value in properties.items() if isinstance(value, datetime)}
         assets = json.loads(row["assets"]) if isinstance(row["assets"], str) else row["assets"]
         records.append({**row, "properties": properties, "assets": assets})
     return records
 
 
-def _assets(record: Record) -> list[tuple[str, Record]]:
-    """The assets that are there; stac-geoparquet has every item tell every asset, absent ones as None."""
-    assets = record.get("assets") or {}
-    if not isinstance(assets, Mapping):
-        raise DataError("assets are no mapping", seen=type(assets).__name__, expected="assets by their key")
-    return [(str(key), asset) for key, asset in assets.items() if isinstance(asset, Mapping) and asset.get("href")]
-
-
-def _is_raster(key: str, asset: Record) -> bool:
-    roles = set(asset.get("roles") or ())
+def _is_raster(key: str, asset: _Asset) -> bool:
+    roles = set(asset.roles or ())
     if roles & _NO_PIXELS or _cloud_kind(key, asset) is not None:
         return False
-    is_tiff = str(asset["href"]).lower().endswith(SUFFIXES) or str(asset.get("type")).startswith("image/tiff")
+    is_tiff = asset.href.lower().endswith(SUFFIXES) or (asset.type or "").startswith("image/tiff")
     return is_tiff and (not roles or "data" in roles or "reflectance" in roles)
 
 
-def _layer(asset: Record, uri: str, sensor: str | None) -> Layer:
+def _layer(asset: _Asset, uri: str, sensor: str | None) -> Layer:
     """An asset's raster with the names that the asset gives its bands."""
-    names = []
-    for band in asset.get("eo:bands") or asset.get("bands") or ():
-        name = band.get("common_name") or band.get("eo:common_name") or band.get("name")
-        names.append(canonical_band(str(name)) if name else None)
+    told = [band.common_name or band.name for band in asset.bands or ()]
+    names = tuple(canonical_band(name) for name in told if name)
     code = parse_product_name(storage.name_of(uri).rsplit(".", 1)[0]).band(sensor)
-    layer = Layer.read(uri, sensor=sensor, band=names[0] if len(names) == 1 and names[0] else code)
-    if len(names) == len(layer.bands) > 1 and all(names):
-        return layer.named(tuple(name for name in names if name))
-    return layer
+    layer = Layer.read(uri, sensor=sensor, band=names[0] if len(told) == len(names) == 1 else code)
+    return layer.named(names) if len(told) == len(names) == len(layer.bands) > 1 else layer
 
 
-def _clouds(record: Record, uri: str) -> CloudMask | None:
-    found = ((kind, asset) for key, asset in _assets(record) if (kind := _cloud_kind(key, asset)) is not None)
-    return next((CloudMask(_resolved(str(asset["href"]), uri), kind) for kind, asset in found), None)
+def _clouds(assets: Mapping[str, _Asset], uri: str) -> CloudMask | None:
+    found = ((kind, asset) for key, asset in assets.items() if (kind := _cloud_kind(key, asset)) is not None)
+    return next((CloudMask(_resolved(asset.href, uri), kind) for kind, asset in found), None)
 
 
-def _cloud_kind(key: str, asset: Record) -> CloudKind | None:
+def _cloud_kind(key: str, asset: _Asset) -> CloudKind | None:
     named: dict[str, CloudKind] = {"scl": "scl", "qa_pixel": "qa_pixel"}
-    if key.lower() in named:
-        return named[key.lower()]
-    return "cloud" if "cloud" in (asset.get("roles") or ()) else None
+    return named.get(key.lower()) or ("cloud" if "cloud" in (asset.roles or ()) else None)
 
 
-def _sensor(told: Record) -> str | None:
+def _sensor(told: _Properties) -> str | None:
     """The listed sensor that platform, constellation or instruments name, else the platform as it stands."""
-    instruments = told.get("instruments") or ()
-    for name in (told.get("platform"), told.get("constellation"), *instruments):
-        if name and (known := sensor_named(str(name))):
-            return known.name
-    return str(told["platform"]) if told.get("platform") else None
+    names = (told.platform, told.constellation, *(told.instruments or ()))
+    known = (sensor_named(name) for name in names)
+    return next((sensor.name for sensor in known if sensor), told.platform)
 
 
-def _time(value: Any) -> datetime | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if not isinstance(value, datetime):
+def _time(text: str | None) -> datetime | None:
+    try:
+        value = datetime.fromisoformat(text) if text else None
+    except ValueError:
         return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
 
 
 def _geometry(value: Any) -> bytes | None:
@@ -198,10 +221,6 @@ def _geometry(value: Any) -> bytes | None:
     except (shapely.errors.ShapelyError, TypeError):
         return None
     return shapely.to_wkb(shape) if shape is not None and not shape.is_empty else None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _resolved(href: str, uri: str) -> str:
@@ -213,8 +232,10 @@ def _resolved(href: str, uri: str) -> str:
         return href
     parts = uri.split("/")[:-1]
     for part in href.split("/"):
-        if part == "..":
+        if part == ".." and len(parts) > 1:
             parts.pop()
+        elif part == "..":
+            raise DataError("an href leads out of its storage", seen=href, expected="a place below it", where=uri)
         elif part not in ("", "."):
             parts.append(part)
     return "/".join(parts)
