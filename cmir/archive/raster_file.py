@@ -32,6 +32,18 @@ class RasterInfo:
     nodata: float | None = None
     acquired_at: datetime | None = None
 
+    @classmethod
+    def of(cls, dataset: "rasterio.io.DatasetReader", sensor: str | None = None) -> "RasterInfo":
+        """Of an open file; `sensor` names the bands of one that does not."""
+        return cls(
+            dataset.width,
+            dataset.height,
+            bands_of(dataset, sensor),
+            georeference_of(dataset),
+            dataset.nodata,
+            acquired_at_of(dataset),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RasterFile:
@@ -58,14 +70,7 @@ class RasterFile:
             bands, height, width = _matlab_pixels(self.uri, self.variable, _num_bytes(self.uri)).shape
             return RasterInfo(width, height, band_names(bands, sensor))
         with open_file(self.uri) as dataset:
-            return RasterInfo(
-                dataset.width,
-                dataset.height,
-                bands_of(dataset, sensor),
-                georeference_of(dataset),
-                dataset.nodata,
-                acquired_at_of(dataset),
-            )
+            return RasterInfo.of(dataset, sensor)
 
     def read(self, window: Window) -> Pixels:
         """Pixels [C,h,w] of a window inside the raster, native dtype. Raises DataError: unreadable."""

@@ -23,14 +23,11 @@ from cmir.archive.raster import (
     Georeference,
     Pixels,
     Window,
-    acquired_at_of,
-    bands_of,
-    georeference_of,
     is_mask,
     open_file,
     to_native,
 )
-from cmir.archive.raster_file import grid_windows, holds_nodata
+from cmir.archive.raster_file import RasterInfo, grid_windows, holds_nodata
 from cmir.archive.schema import Modality, ShardRow, make_group_id, make_item_id
 from cmir.archive.sensors import band_wavelength
 from cmir.archive.sources import Item
@@ -43,22 +40,17 @@ _CLOUDY_BITS: Final = 0b1110  # of Landsat's QA_PIXEL (USGS): dilated cloud, cir
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One raster file of a scene, as its header tells it; `bands` are those that are pixels, first in the file."""
+    """One raster file of a scene; `info` has the bands that are pixels, which come first in the file."""
 
     uri: str
-    bands: tuple[str, ...]
-    width: int
-    height: int
-    georeference: Georeference | None = None
-    nodata: float | None = None
-    acquired_at: datetime | None = None
+    info: RasterInfo
     has_mask: bool = False
     has_alpha: bool = False
 
     @property
-    def grid(self) -> tuple[object, ...]:
+    def grid(self) -> tuple[int, int, Georeference | None]:
         """What files that can be stacked have in common."""
-        return self.width, self.height, self.georeference
+        return self.info.width, self.info.height, self.info.georeference
 
     @classmethod
     def read(cls, uri: str, *, sensor: str | None = None, band: str | None = None) -> "Layer":
@@ -67,34 +59,25 @@ class Layer:
         Raises DataError where the file cannot be read.
         """
         with open_file(uri) as dataset:
-            bands = bands_of(dataset, sensor)
+            info, flags = RasterInfo.of(dataset, sensor), dataset.mask_flag_enums[0]
             has_alpha = dataset.count > 1 and dataset.colorinterp[-1].name == "alpha" and _is_alpha(dataset)
-            bands = bands[:-1] if has_alpha else bands
-            flags = dataset.mask_flag_enums[0]
-            return cls(
-                uri,
-                (band,) if band is not None and len(bands) == 1 else bands,
-                dataset.width,
-                dataset.height,
-                georeference_of(dataset),
-                dataset.nodata,
-                acquired_at_of(dataset),
-                has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
-                has_alpha=has_alpha,
-            )
+            has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        bands = info.bands[:-1] if has_alpha else info.bands
+        bands = (band,) if band is not None and len(bands) == 1 else bands
+        return cls(uri, replace(info, bands=bands), has_mask, has_alpha)
 
     def named(self, bands: tuple[str, ...]) -> "Layer":
         """The same with these names of its bands."""
-        return replace(self, bands=bands)
+        return replace(self, info=replace(self.info, bands=bands))
 
     def pixels(self, window: Window) -> Pixels | None:
         """[C,h,w] of a window inside the file, native dtype; None where any is nodata. Raises DataError: unreadable."""
         place = rasterio.windows.Window(*window)
         with open_file(self.uri) as dataset:
-            pixels = to_native(dataset.read(list(range(1, len(self.bands) + 1)), window=place), self.uri)
+            pixels = to_native(dataset.read(list(range(1, len(self.info.bands) + 1)), window=place), self.uri)
             masked = self.has_mask and not dataset.read_masks(1, window=place).all()
             masked = masked or (self.has_alpha and not dataset.read(dataset.count, window=place).all())
-        return None if masked or holds_nodata(pixels, self.nodata) else pixels
+        return None if masked or holds_nodata(pixels, self.info.nodata) else pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +125,7 @@ class Scene:
     @property
     def bands(self) -> tuple[str, ...]:
         """Of all layers, in their order."""
-        return tuple(band for layer in self.layers for band in layer.bands)
+        return tuple(band for layer in self.layers for band in layer.info.bands)
 
     @property
     def modality(self) -> Modality:
@@ -157,23 +140,23 @@ class Scene:
 
     def footprint(self) -> shapely.Polygon | None:
         """In degrees, None where the scene has no place."""
-        first = self.layers[0] if self.layers else None
-        if first is None or first.georeference is None:
+        info = self.layers[0].info if self.layers else None
+        if info is None or info.georeference is None:
             return None
-        return shapely.Polygon(first.georeference.polygon_lonlat(first.width, first.height))
+        return shapely.Polygon(info.georeference.polygon_lonlat(info.width, info.height))
 
 
 def scenes_of_layers(described: Scene, layers: Sequence[Layer]) -> list[Scene]:
     """The scene with its layers: one for each grid, in the order of their first layers."""
-    by_grid: dict[tuple[object, ...], list[Layer]] = {}
+    by_grid: dict[tuple[int, int, Georeference | None], list[Layer]] = {}
     for layer in layers:
         by_grid.setdefault(layer.grid, []).append(layer)
     return [
         replace(
             described,
             layers=tuple(stack),
-            asset="" if len(by_grid) == 1 else "+".join(band for layer in stack for band in layer.bands),
-            acquired_at=described.acquired_at or stack[0].acquired_at,
+            asset="" if len(by_grid) == 1 else "+".join(band for layer in stack for band in layer.info.bands),
+            acquired_at=described.acquired_at or stack[0].info.acquired_at,
         )
         for stack in by_grid.values()
     ]
@@ -189,7 +172,7 @@ def chip_items(scenes: Sequence[Scene], chip_size_px: int) -> Iterator[Item]:
         scene_id = make_group_id("ground", scenes[first].name)
         uri = scene.layers[0].uri if scene.layers else scene.name
         further = tuple(layer.uri for layer in scene.layers[1:])
-        size = (scene.layers[0].width, scene.layers[0].height) if scene.error is None else (0, 0)
+        size = scene.layers[0].grid[:2] if scene.layers else (0, 0)
         windows: list[Window | None] = [*grid_windows(*size, chip_size_px)] if all(size) else []
         for window in windows or [None]:
             num_bytes = 2 * len(scene.bands) * window[2] * window[3] if window else 0
@@ -211,7 +194,7 @@ def chip_rows(source: str, item: Item, max_cloud_cover: float) -> Iterator[Shard
     first = scene.layers[0]
     cloud_cover = scene.cloud_cover
     if scene.clouds is not None:
-        cloud_cover = 100.0 * scene.clouds.share(window, (first.width, first.height))
+        cloud_cover = 100.0 * scene.clouds.share(window, first.grid[:2])
         if cloud_cover > max_cloud_cover:
             return
     parts = []
@@ -220,7 +203,7 @@ def chip_rows(source: str, item: Item, max_cloud_cover: float) -> Iterator[Shard
         if pixels is None:
             return
         parts.append(pixels)
-    place = first.georeference.moved(window[0], window[1]) if first.georeference else None
+    place = first.info.georeference.moved(window[0], window[1]) if first.info.georeference else None
     media = raw_media(
         scene.modality,
         np.concatenate([part.astype(np.result_type(*parts), copy=False) for part in parts]),

@@ -187,7 +187,7 @@ def _layer(asset: _Asset, uri: str, sensor: str | None) -> Layer:
     names = tuple(canonical_band(name) for name in told if name)
     code = parse_product_name(storage.name_of(uri).rsplit(".", 1)[0]).band(sensor)
     layer = Layer.read(uri, sensor=sensor, band=names[0] if len(told) == len(names) == 1 else code)
-    return layer.named(names) if len(told) == len(names) == len(layer.bands) > 1 else layer
+    return layer.named(names) if len(told) == len(names) == len(layer.info.bands) > 1 else layer
 
 
 def _clouds(assets: Mapping[str, _Asset], uri: str) -> CloudMask | None:
