@@ -28,8 +28,8 @@ _NUM_SCENES: Final = 400
 _REAL_MINUTES: Final = 20.0  # of training on a UC Merced folder
 _WORLD_MINUTES: Final = 7.5  # the whole demo on the generated world, on two cores; eight are allowed
 _MOST_TRAINING_MINUTES: Final = 5.0  # of them
-_LEAST_TRAINING_MINUTES: Final = 1.5
-_OTHER_STEPS: Final = 3.8  # seconds of all steps after the shards but training itself, to those that the shards took
+_LEAST_TRAINING_MINUTES: Final = 2.5  # in less, spoken words are not learnt
+_OTHER_STEPS: Final = 2.0  # seconds of all steps after the shards but training itself, to those that the shards took
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Synthetic voices: different ones are drawn, each says the same thing the same way every time."""
 
+import os
 import sys
 
 import numpy as np
 import pytest
 
-from cmir.archive import voices
+from cmir.archive import festival, voices
 from cmir.archive.festival import festival_is_installed
 from cmir.archive.pico import pico_is_installed
 from cmir.archive.voices import Voice, draw_voices, flite_is_installed, installed_engines, speak
@@ -95,6 +96,20 @@ def test_quotes_and_parentheses_are_spoken_as_words() -> None:
 
 
 @needs_festival
+def test_festival_that_was_killed_between_or_within_texts_speaks_the_next_one() -> None:
+    voice = Voice("festival", "ked")
+    first = speak(voice, "sea")
+    running = festival._program("ked", os.getpid())._process
+    assert running is not None
+    running.kill()
+    running.wait()
+    np.testing.assert_array_equal(speak(voice, "sea"), first)
+    with pytest.raises(DataError, match="festival failed: seen SIOD ERROR.*unbound"):
+        festival._program("ked", os.getpid()).wav("sea", "(no-such-thing)")
+    np.testing.assert_array_equal(speak(voice, "sea"), first)
+
+
+@needs_festival
 def test_the_pitch_of_a_diphone_voice_is_heard() -> None:
     low, high = (_pitch_hz(speak(Voice("festival", "ked", pitch=pitch), "aaa")) for pitch in (25, 75))
     assert high > 1.2 * low
@@ -151,6 +166,7 @@ def test_a_missing_flite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_festival_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    festival._program("ked", os.getpid()).end()
     with pytest.raises(DataError, match="no program festival"):
         speak(Voice("festival", "ked"), "sea")
     with pytest.raises(DataError, match="no such voice: seen rab, expected slt, ked, kal"):
