@@ -86,8 +86,9 @@ def _option(name: str, info: FieldInfo) -> Any:
     if not info.is_required() and info.default is not None and not isinstance(info.default, bool):
         default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         text += f" [default: {default}]" if default != "" else ""
+    declared = f"{flag(name)}/{flag('no_' + name)}" if info.default is True else flag(name)
     return typer.Option(
-        flag(name), metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else "")
+        declared, metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else "")
     )
 
 

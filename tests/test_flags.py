@@ -16,6 +16,7 @@ class _Settings(BaseModel):
     device: Literal["cpu", "cuda"] = Field("cpu", description="A choice.")
     max_steps: int | None = Field(None, description="A number.")
     resume: bool = Field(False, description="A switch.")
+    thumbnails: bool = Field(True, description="A switch that is on.")
 
 
 def read(*arguments: str) -> dict[str, Any]:
@@ -31,6 +32,11 @@ def test_every_field_is_a_flag_and_only_what_was_given_is_collected() -> None:
     given = read("--shards", "a", "--shards", "b", "--device", "cuda", "--max-steps", "7", "--resume", "--config", "f")
     expected = {"shards": ["a", "b"], "device": "cuda", "max_steps": "7", "resume": True, "config": "f"}
     assert given == expected, "the model makes numbers of texts"
+
+
+def test_what_is_on_can_be_turned_off() -> None:
+    assert read("--no-thumbnails") == {"thumbnails": False}
+    assert read("--thumbnails") == {"thumbnails": True}
 
 
 def test_a_wrong_flag_names_the_nearest() -> None:
