@@ -142,7 +142,9 @@ def hits_table(answered: LiveAnswer) -> Table:
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
     for hit in answered.answer.hits:
         mark = "[green]hit[/green]" if answered.is_relevant(hit) else "[red]miss[/red]"
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", mark, ", ".join(hit.labels) or "no label", hit.scene_class or "")
+        table.add_row(
+            str(hit.rank), f"{hit.score:.3f}", mark, ", ".join(hit.labels) or "no label", hit.scene_class or ""
+        )
     if answered.answer.heard:
         table.caption = answered.heard
     return table

@@ -104,7 +104,7 @@ def test_festival_that_was_killed_between_or_within_texts_speaks_the_next_one() 
     running.kill()
     running.wait()
     np.testing.assert_array_equal(speak(voice, "sea"), first)
-    with pytest.raises(DataError, match="festival failed: seen SIOD ERROR.*unbound"):
+    with pytest.raises(DataError, match=r"festival failed: seen SIOD ERROR.*unbound"):
         festival._program("ked", os.getpid()).wav("sea", "(no-such-thing)")
     np.testing.assert_array_equal(speak(voice, "sea"), first)
 

@@ -74,7 +74,8 @@ class _Program:
     def _ask(self, command: str) -> bytes:
         """The program's answer to one line; empty where it ended or took too long."""
         process = self._running()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         watch = threading.Timer(_TIMEOUT_S, process.kill)
         watch.start()
         try:

@@ -69,7 +69,7 @@ class Embedder:
         self.max_batch = max_batch or (256 if self.device.type == "cuda" else 64)
         self.prototypes: F32 = bundle.net.unit_prototypes().detach().cpu().numpy()
         self._net = bundle.net.to(self.device)
-        self._layout = torch.channels_last if self.precision == "bf16" else torch.contiguous_format
+        self.layout = torch.channels_last if self.precision == "bf16" else torch.contiguous_format
         if self.device.type == "cuda" and self.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # on by default; would move vectors by 1e-3
         if self.precision == "bf16":
@@ -109,6 +109,10 @@ class Embedder:
         """Modalities the network has a tower for."""
         return self.bundle.config.network.modalities
 
+    def autocast(self) -> torch.autocast:
+        """The context in which the network computes in this embedder's number format."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The words that `prototypes` f32[L,D] stand for, in its order."""
@@ -132,7 +136,7 @@ class Embedder:
     def core(self, prepared: Sequence[Prepared]) -> Tensor:
         """Unit vectors f32[B,D] of decoded items, in their order, on the device."""
         vectors = torch.zeros(len(prepared), self.dim, device=self.device)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.autocast():
             for rows in self._batches(prepared):
                 vectors[rows] = self._encode([prepared[row] for row in rows]).float()
         return vectors
@@ -245,7 +249,7 @@ class Embedder:
         """Vectors f32[N,D] on the device; on CUDA this returns before they are computed."""
         preprocessing, modality = self.bundle.preprocessing, stacked.modality
         reading = preprocessing.reading(modality, stacked.first)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.autocast():
             pixels = preprocessing.stacked_input(modality, self._on_device(stacked.pixels), reading)
             conditions = preprocessing.stacked_conditions(reading, stacked.gsd_m)
             return self._encode_pixels(modality, pixels, conditions).float()
@@ -293,12 +297,9 @@ class Embedder:
             size = max(1, min(self.max_batch, _MAX_BATCH_VALUES // max(1, num_values)))
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
     def _encode_pixels(self, modality: Modality, pixels: Tensor, conditions: tuple[Tensor, Tensor]) -> Tensor:
         wavelength_nm, gsd_m = (told.to(self.device, non_blocking=True) for told in conditions)
-        return self._net.encode_image(modality, pixels.contiguous(memory_format=self._layout), wavelength_nm, gsd_m)
+        return self._net.encode_image(modality, pixels.contiguous(memory_format=self.layout), wavelength_nm, gsd_m)
 
     def _encode(self, batch: Sequence[Prepared]) -> Tensor:
         preprocessing, modality = self.bundle.preprocessing, batch[0].modality

@@ -101,12 +101,10 @@ def _alone(embedder: Embedder, batch: int) -> NetworkFigures:
     modality: Modality = "rgb"
     preprocessing = embedder.bundle.preprocessing
     side_px = preprocessing.chip_size_px[modality]
-    layout = torch.channels_last if embedder.precision == "bf16" else torch.contiguous_format
-    pixels = torch.randn(batch, 3, side_px, side_px, device=embedder.device).contiguous(memory_format=layout)
+    pixels = torch.randn(batch, 3, side_px, side_px, device=embedder.device).contiguous(memory_format=embedder.layout)
     told = torch.tensor([660.0, 560.0, 480.0]), torch.full((batch,), 0.3)
     given = ImageInput(modality, pixels, *(numbers.to(embedder.device) for numbers in told))
-    in_bf16 = embedder.precision == "bf16"
-    with torch.inference_mode(), torch.autocast(embedder.device.type, dtype=torch.bfloat16, enabled=in_bf16):
+    with torch.inference_mode(), embedder.autocast():
         seconds = min(_timed_calls(embedder, given) for _ in range(3))
     return NetworkFigures(precision=embedder.precision, batch=batch, chips_per_s=batch / seconds)
 

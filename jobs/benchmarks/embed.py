@@ -117,7 +117,7 @@ def _key(way: str) -> str:
 
 def measure(given: EmbedInput, config: EmbedBenchmark) -> tuple[EmbedFigures, list[WayFigures], list[StageFigures]]:
     """The figures, the ways side by side, and where the time goes in one process."""
-    embed = PieceEmbedder(given.bundle_uri, config.device)
+    embed = PieceEmbedder(given.bundle_uri, config.device, precision="bf16")  # as the job; CPUs have fp32
     sample = _sample(embed.embedder, given.pieces)
     calls = _bare_calls(embed.embedder, sample)
     gflop = _gflop_of(calls) / len(sample)
@@ -125,13 +125,13 @@ def measure(given: EmbedInput, config: EmbedBenchmark) -> tuple[EmbedFigures, li
     runs = None if config.skip_ray else _runs(given, config)
     found: dict[str, list[RunSeconds]] = defaultdict(list)
     for number in range(config.rounds):
-        seconds.bare_per_row.append(_timed(calls) / len(sample))
+        seconds.bare_per_row.append(_timed(embed.embedder, calls) / len(sample))
         _embed_here(embed, given, number, seconds)
         if runs is not None:
             found[JOB].append(runs.job(thumbnails=False))
             found[TEMPLATE].append(runs.template())
             found[JOB_WITH_THUMBNAILS].append(runs.job(thumbnails=True))
-    seconds.bare_per_row.append(_timed(calls) / len(sample))  # once more at the end: has the machine changed?
+    seconds.bare_per_row.append(_timed(embed.embedder, calls) / len(sample))  # has the machine changed?
     rates = {NETWORK: 1 / median(seconds.bare_per_row), PROCESS: given.num_rows / median(seconds.process)}
     rates |= {way: median(one.rows_per_s for one in measured) for way, measured in found.items()}
     figures = EmbedFigures(
@@ -196,15 +196,15 @@ def _bare_calls(embedder: Embedder, sample: Sequence[Prepared]) -> list[Callable
                 item.content for item in items[start : start + embedder.max_batch] if isinstance(item.content, Chip)
             ]
             modality = items[0].modality
-            pixels = preprocessing.image_input(modality, chips, device=device)
+            pixels = preprocessing.image_input(modality, chips, device=device).contiguous(memory_format=embedder.layout)
             told = [tensor.to(device) for tensor in preprocessing.conditions(modality, chips)]
             calls.append(partial(net.encode_image, modality, pixels, *told))
     return calls
 
 
-def _timed(calls: Sequence[Callable[[], torch.Tensor]]) -> float:
+def _timed(embedder: Embedder, calls: Sequence[Callable[[], torch.Tensor]]) -> float:
     """Seconds of all calls, results brought to the CPU."""
-    with torch.inference_mode():
+    with torch.inference_mode(), embedder.autocast():
         calls[0]().cpu()  # allocations
         began = time.perf_counter()
         for call in calls:

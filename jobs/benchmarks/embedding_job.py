@@ -44,8 +44,8 @@ class Runs:
     def template(self) -> RunSeconds:
         """The template, Parquet to appended rows."""
         actors = torch.get_num_threads()
-        for_one_s = embed_by_template(self._given.bundle_uri, self._one_row, self._place(), actors)
-        seconds = embed_by_template(self._given.bundle_uri, self._given.files, self._place(), actors)
+        for_one_s = embed_by_template(self._given.bundle_uri, self._one_row, self._place(), actors, self._device)
+        seconds = embed_by_template(self._given.bundle_uri, self._given.files, self._place(), actors, self._device)
         return RunSeconds(self._given.num_rows, seconds, for_one_s)
 
     def _job_seconds(self, files: Sequence[ShardFile], thumbnails: bool) -> float:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cmir.archive import shards, storage
 from cmir.archive.imagery import Chip, decode_chip
 from cmir.archive.schema import Modality
-from cmir.network.embedder import Embedder
+from cmir.network.embedder import Device, Embedder, resolve_device
 
 _BATCH_ROWS: Final = 64
 _APPENDED_ROWS: Final = 1024
@@ -29,23 +29,23 @@ _MEDIA_COLUMNS: Final = [
 class Predictor:
     """An actor with the network; chips are of one form."""
 
-    def __init__(self, bundle_uri: str, modality: Modality, first: Chip) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self._bundle = Embedder.open(bundle_uri, device="cpu").bundle
+    def __init__(self, bundle_uri: str, device: Device, modality: Modality, first: Chip) -> None:
+        self._embedder = Embedder.open(bundle_uri, device=device, precision="bf16", num_threads=1)
         self._modality, self._first = modality, first
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import torch
 
-        preprocessing = self._bundle.preprocessing
-        reading = preprocessing.reading(self._modality, self._first)
-        with torch.inference_mode():
-            pixels = preprocessing.stacked_input(self._modality, torch.from_numpy(batch["pixels"].copy()), reading)
-            told = preprocessing.stacked_conditions(reading, batch["gsd_m"].tolist())
-            vectors = self._bundle.net.encode_image(self._modality, pixels, *told)
-        return {"item_id": batch["item_id"], "vector": vectors.numpy()}
+        bundle, device, layout = self._embedder.bundle, self._embedder.device, self._embedder.layout
+        reading = bundle.preprocessing.reading(self._modality, self._first)
+        with torch.inference_mode(), self._embedder.autocast():
+            chips = torch.from_numpy(batch["pixels"].copy()).to(device)
+            pixels = bundle.preprocessing.stacked_input(self._modality, chips, reading)
+            told = bundle.preprocessing.stacked_conditions(reading, batch["gsd_m"].tolist())
+            vectors = bundle.net.encode_image(
+                self._modality, pixels.contiguous(memory_format=layout), *(numbers.to(device) for numbers in told)
+            )
+        return {"item_id": batch["item_id"], "vector": vectors.float().cpu().numpy()}
 
 
 def decode(batch: pa.Table) -> dict[str, Any]:
@@ -55,9 +55,16 @@ def decode(batch: pa.Table) -> dict[str, Any]:
     return {"item_id": batch["item_id"].to_numpy(), "pixels": np.stack([chip.pixels for chip in chips]), "gsd_m": gsd_m}
 
 
-def embed_by_template(bundle_uri: str, files: Sequence[shards.ShardFile], database_uri: str, num_actors: int) -> float:
-    """Seconds for all rows of the files, on the cluster that is connected. Their chips must be of one form."""
+def embed_by_template(
+    bundle_uri: str, files: Sequence[shards.ShardFile], database_uri: str, num_actors: int, device: Device
+) -> float:
+    """Seconds for all rows of the files, on the cluster that is connected. Their chips must be of one form.
+
+    On CUDA there is one actor, with a GPU of its own.
+    """
     import ray.data
+
+    on_gpu = resolve_device(device).type == "cuda"
 
     first = decode_chip(shards.media_of(shards.read_piece(shards.pieces(files[0])[0]), 0))
     began = time.perf_counter()
@@ -66,11 +73,12 @@ def embed_by_template(bundle_uri: str, files: Sequence[shards.ShardFile], databa
     dataset = ray.data.read_parquet([storage.local_path(file.uri).as_posix() for file in files], columns=_MEDIA_COLUMNS)
     dataset = dataset.map_batches(decode, batch_size=_BATCH_ROWS, batch_format="pyarrow").map_batches(
         Predictor,
-        fn_constructor_args=(bundle_uri, files[0].modality, first),
+        fn_constructor_args=(bundle_uri, device, files[0].modality, first),
         batch_size=_BATCH_ROWS,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
+        compute=ray.data.ActorPoolStrategy(size=1 if on_gpu else num_actors),
         num_cpus=0.5,  # decoding needs a share of the same cores
+        num_gpus=1 if on_gpu else 0,
     )
     database, table = lancedb.connect(database_uri), None
     for batch in dataset.iter_batches(batch_size=_APPENDED_ROWS, batch_format="numpy"):
