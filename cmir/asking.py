@@ -10,6 +10,7 @@ from cmir.archive import storage
 from cmir.archive.imagery import decode_chip
 from cmir.archive.raster import Window
 from cmir.archive.schema import MODALITIES, Media, Modality
+from cmir.archive.sensors import modality_of_bands
 from cmir.client import Client, ClientHit, item_part, label_part
 from cmir.errors import ConfigError, DataError, QueryError
 from cmir.gallery.search import Hit, Searcher
@@ -90,8 +91,7 @@ def media_of_file(
     if modality is not None:
         return media
     bands = decode_chip(replace(media, modality="ms")).bands
-    told: Modality = "pan" if len(bands) == 1 else "rgb" if len(bands) == 3 and "nir" not in bands else "ms"
-    return replace(media, modality=told)
+    return replace(media, modality=modality_of_bands(bands))
 
 
 def _ending(uri: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cmir.archive.raster import Window, bands_of, check_window, load_raster, open_dataset
 from cmir.archive.schema import IMAGE_MODALITIES, Media, Modality
-from cmir.archive.sensors import band_names, canonical_band
+from cmir.archive.sensors import band_names, canonical_band, modality_of_bands
 from cmir.errors import DataError, QueryError
 from serve.limits import Limits
 from serve.problems import ProblemError, too_large, unsupported_media
@@ -65,7 +65,7 @@ def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
     window = hints.window
     found = _tiff_bands(data, limits, window) if kind == "tiff" else _picture_bands(data, kind, limits, window)
     bands = tuple(canonical_band(name) for name in hints.bands)
-    modality = hints.modality or modality_of(bands or found)
+    modality = hints.modality or told_modality(bands or found)
     return Media(
         modality=modality,
         data=data,
@@ -91,26 +91,16 @@ def speech_media(data: bytes, limits: Limits) -> Media:
     return Media(modality="speech", data=data, encoding=kind)
 
 
-def modality_of(bands: tuple[str, ...]) -> Modality:
-    """The modality of an image with these bands: 1 is pan, 3 without near-infrared rgb, 4 and more or nir ms.
-
-    Raises QueryError where the bands do not tell.
-
-    >>> modality_of(("green", "red", "nir"))
-    'ms'
-    """
-    if len(bands) == 1:
-        return "pan"
-    if "nir" in bands or len(bands) >= 4:
-        return "ms"
-    if len(bands) == 3:
-        return "rgb"
-    raise QueryError(
-        "cannot tell the modality of the image",
-        seen=f"{len(bands)} bands ({', '.join(bands)})",
-        expected="1, 3, or 4 and more",
-        fix=f"give modality={'|'.join(IMAGE_MODALITIES)}",
-    )
+def told_modality(bands: tuple[str, ...]) -> Modality:
+    """The modality of an image with these bands, as archives have it. Raises QueryError for two bands without names."""
+    if bands == band_names(2):
+        raise QueryError(
+            "cannot tell the modality of the image",
+            seen="2 bands without names",
+            expected="1, 3, or 4 and more, or names",
+            fix=f"give modality={'|'.join(IMAGE_MODALITIES)}",
+        )
+    return modality_of_bands(bands)
 
 
 def as_modality(text: str) -> Modality:

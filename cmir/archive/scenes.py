@@ -29,7 +29,7 @@ from cmir.archive.raster import (
 )
 from cmir.archive.raster_file import RasterInfo, grid_windows, holds_nodata
 from cmir.archive.schema import Modality, ShardRow, make_group_id, make_item_id
-from cmir.archive.sensors import band_wavelength
+from cmir.archive.sensors import band_wavelength, modality_of_bands
 from cmir.archive.sources import Item
 from cmir.errors import DataError
 
@@ -129,10 +129,8 @@ class Scene:
 
     @property
     def modality(self) -> Modality:
-        """pan for a panchromatic band alone, rgb for red, green and blue alone, ms for all else."""
-        if self.bands == ("pan",):
-            return "pan"
-        return "rgb" if sorted(self.bands) == ["blue", "green", "red"] else "ms"
+        """Told by the bands of all layers."""
+        return modality_of_bands(self.bands)
 
     def failed(self, error: str) -> "Scene":
         """The same without layers, for what is wrong with it."""

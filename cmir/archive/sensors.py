@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from cmir.archive.schema import Modality
+
 # Centres in nm for bands known by name only. blue, coastal, swir: Landsat 8 OLI (USGS) rounded; green, red, red edge,
 # nir: Sentinel-2 MSI (ESA) rounded, nir 842 being the centre ESA published for B08 before the measured responses;
 # yellow: WorldView-3; pan: the middle of GF-1's 450-900 nm window.
@@ -274,6 +276,18 @@ def band_names(num_bands: int, sensor: str | None = None) -> tuple[str, ...]:
                 return tuple(band.name for band in bands)
     usual = {1: ("pan",), 3: ("red", "green", "blue"), 4: ("blue", "green", "red", "nir")}
     return usual.get(num_bands, tuple(f"band_{i}" for i in range(1, num_bands + 1)))
+
+
+def modality_of_bands(bands: Sequence[str]) -> Modality:
+    """pan for a panchromatic band alone, rgb for red, green and blue alone in any order, ms for all else.
+
+    >>> modality_of_bands(["nir"]), modality_of_bands(["blue", "green", "red"])
+    ('ms', 'rgb')
+    """
+    named = sorted(canonical_band(band) for band in bands)
+    if named == ["pan"]:
+        return "pan"
+    return "rgb" if named == ["blue", "green", "red"] else "ms"
 
 
 def pan_weights(wavelength_nm: Sequence[float | None]) -> tuple[float, ...]:

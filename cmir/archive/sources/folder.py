@@ -10,9 +10,9 @@ import shapely
 
 from cmir.archive.class_folders import list_images, scene_ids
 from cmir.archive.imagery import raw_media
-from cmir.archive.raster import Raster, load_raster
-from cmir.archive.schema import Modality, ShardRow, make_item_id
-from cmir.archive.sensors import band_wavelength
+from cmir.archive.raster import load_raster
+from cmir.archive.schema import ShardRow, make_item_id
+from cmir.archive.sensors import band_wavelength, modality_of_bands
 from cmir.archive.sources import Item
 from cmir.archive.storage import read_bytes
 
@@ -39,7 +39,7 @@ class FolderSource:
     def rows(self, item: Item) -> Iterator[ShardRow]:
         """The image as one row. Raises DataError: not an image, empty, cut short, NaN."""
         raster = load_raster(read_bytes(item.source_uri), where=item.source_uri)
-        modality, height, width = modality_of(raster), *raster.pixels.shape[1:]
+        modality, height, width = modality_of_bands(raster.bands), *raster.pixels.shape[1:]
         place = raster.georeference
         ring = place.polygon_lonlat(width, height) if place else None
         yield ShardRow(
@@ -59,10 +59,3 @@ class FolderSource:
             bbox=place.bbox_lonlat(width, height) if place else None,
             geometry=shapely.to_wkb(shapely.Polygon(ring)) if ring else None,
         )
-
-
-def modality_of(raster: Raster) -> Modality:
-    """pan for one band, rgb for red, green and blue alone, ms for all else."""
-    if len(raster.bands) == 1:
-        return "pan"
-    return "rgb" if sorted(raster.bands) == ["blue", "green", "red"] else "ms"
