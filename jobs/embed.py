@@ -237,6 +237,7 @@ def _embedded_pieces(config: EmbedConfig, plan: _Plan) -> Iterator[tuple[Committ
         compute=ray.data.ActorPoolStrategy(
             min_size=1,
             max_size=num_workers,
+            initial_size=num_workers,  # else the second starts when the first has been busy for a while
             max_concurrent_calls_per_actor=PIECES_AT_ONCE_ON_GPU if on_gpu else PIECES_AT_ONCE,
         ),
         num_cpus=1,

@@ -25,13 +25,22 @@ class EmbedInput:
 
 @dataclass(frozen=True)
 class RunSeconds:
-    """Seconds over all rows, and over a single one."""
+    """Seconds of a run over all rows, and of one over a first part that keeps every worker busy.
+
+    Both start as many workers, so that their difference is of rows alone.
+    """
 
     num_rows: int
     seconds: float
-    seconds_for_one_row: float
+    num_first_rows: int
+    seconds_for_first_rows: float
 
     @property
     def rows_per_s(self) -> float:
-        """Of the rows beyond the first, so that planning and the workers' start are left out."""
-        return (self.num_rows - 1) / max(self.seconds - self.seconds_for_one_row, 1e-9)
+        """Of the rows beyond the first part: planning and the workers' start are left out."""
+        return (self.num_rows - self.num_first_rows) / max(self.seconds - self.seconds_for_first_rows, 1e-9)
+
+    @property
+    def start_s(self) -> float:
+        """What the run takes beyond its rows at that rate."""
+        return self.seconds - self.num_rows / self.rows_per_s

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Final
 
 import pyarrow.parquet as pq
 import torch
@@ -19,34 +20,35 @@ from jobs.benchmarks.embedding_template import embed_by_template
 from jobs.embed import EmbedConfig
 from jobs.embed import run as run_embed_job
 
+_FIRST_PART: Final = 4  # one row in so many
+_FIRST_PIECES: Final = 4
+
 
 class Runs:
-    """The embedding job and the template over the same rows, on one cluster: over one row first, then over all.
-
-    The difference is the rows', without the workers' start.
-    """
+    """The embedding job and the template on one cluster, over the same rows: over a part of them first, then all."""
 
     def __init__(self, given: EmbedInput, device: Device) -> None:
         self._given, self._device, self._number = given, device, 0
         began = time.perf_counter()
         _start_cluster()
         self.cluster_start_s = time.perf_counter() - began
-        one = storage.join(given.work_uri, "one-row", "shard", "train", "part-00000.parquet")
-        storage.local_path(one).parent.mkdir(parents=True)
-        pq.write_table(shards.read_piece(given.pieces[0]).slice(0, 1), storage.local_path(one))
-        self._one_row = shards.list_shards([one])
+        self._num_first_rows = max(1, given.num_rows // _FIRST_PART)
+        self._first = _first_part(given, self._num_first_rows)
 
     def job(self, *, thumbnails: bool) -> RunSeconds:
         """The embedding job, Parquet to committed table."""
-        for_one_s = self._job_seconds(self._one_row, thumbnails)
-        return RunSeconds(self._given.num_rows, self._job_seconds(self._given.files, thumbnails), for_one_s)
+        first_s, all_s = (self._job_seconds(files, thumbnails) for files in (self._first, self._given.files))
+        return RunSeconds(self._given.num_rows, all_s, self._num_first_rows, first_s)
 
     def template(self) -> RunSeconds:
         """The template, Parquet to appended rows."""
-        actors = torch.get_num_threads()
-        for_one_s = embed_by_template(self._given.bundle_uri, self._one_row, self._place(), actors, self._device)
-        seconds = embed_by_template(self._given.bundle_uri, self._given.files, self._place(), actors, self._device)
-        return RunSeconds(self._given.num_rows, seconds, for_one_s)
+        first_s, all_s = (
+            embed_by_template(
+                self._given.bundle_uri, files, self._place(), num_actors=torch.get_num_threads(), device=self._device
+            )
+            for files in (self._first, self._given.files)
+        )
+        return RunSeconds(self._given.num_rows, all_s, self._num_first_rows, first_s)
 
     def _job_seconds(self, files: Sequence[ShardFile], thumbnails: bool) -> float:
         began = time.perf_counter()
@@ -57,6 +59,21 @@ class Runs:
     def _place(self) -> str:
         self._number += 1
         return storage.join(self._given.work_uri, f"run-{self._number}")
+
+
+def _first_part(given: EmbedInput, num_rows: int) -> list[ShardFile]:
+    """The first rows as a shard of their own, of as many pieces as keep several workers busy."""
+    path = storage.local_path(storage.join(given.work_uri, "first-part", "shard", "train", "part-00000.parquet"))
+    path.parent.mkdir(parents=True)
+    left = num_rows
+    with pq.ParquetWriter(path, shards.read_piece(given.pieces[0]).schema, compression="zstd") as writer:
+        for piece in given.pieces:
+            table = shards.read_piece(piece).slice(0, left)
+            writer.write_table(table, row_group_size=max(1, num_rows // _FIRST_PIECES))
+            left -= len(table)
+            if not left:
+                break
+    return shards.list_shards([path.as_posix()])
 
 
 def _start_cluster() -> None:

@@ -56,7 +56,7 @@ def decode(batch: pa.Table) -> dict[str, Any]:
 
 
 def embed_by_template(
-    bundle_uri: str, files: Sequence[shards.ShardFile], database_uri: str, num_actors: int, device: Device
+    bundle_uri: str, files: Sequence[shards.ShardFile], database_uri: str, *, num_actors: int, device: Device
 ) -> float:
     """Seconds for all rows of the files, on the cluster that is connected. Their chips must be of one form.
 
