@@ -5,14 +5,14 @@ import pytest
 
 from cmir.evaluation.grounds import SameGround, within_scenes
 from cmir.evaluation.measurement import evaluate
-from cmir.evaluation.protocol import directions
+from cmir.evaluation.protocol import Relevance, directions
 from tests.made_items import Made, items_of
 
 
-def overlaps(made: list[Made], name: str) -> list[list[int]]:
+def overlaps(made: list[Made], name: str, relevance: Relevance = "class") -> list[list[int]]:
     items = items_of(made, np.eye(len(made)))
-    (direction,) = [each for each in directions(items, "class", ("test",), ("test",)) if each.name == name]
-    ground = SameGround(items, direction)
+    (direction,) = [each for each in directions(items, relevance, ("test",), ("test",)) if each.name == name]
+    ground = SameGround(items, direction, relevance)
     mask = ground(np.arange(len(direction.queries)))
     assert np.array_equal(mask.sum(axis=1), ground.num_overlaps)
     assert np.array_equal(mask.any(axis=0), ground.is_seen)
@@ -27,9 +27,37 @@ def test_images_of_one_ground_but_never_the_query_itself() -> None:
     assert overlaps([rgb("s"), rgb("s"), rgb("t")], "rgb_to_rgb") == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
 
 
-def test_the_other_side_of_a_pair_is_what_is_looked_for() -> None:
-    made = [Made(kind, (), "c", pair, scene_id="s") for pair in ("p", "q") for kind in ("pan", "ms")]
-    assert overlaps(made, "pan_to_ms") == [[0, 1], [1, 0]]
+def test_the_other_side_of_a_pair_stays_only_where_pairs_are_asked_for() -> None:
+    made = [Made(kind, ("l",), "c", pair, scene_id="s") for pair in ("p", "q") for kind in ("pan", "ms")]
+    assert overlaps(made, "pan_to_ms", "pair") == [[0, 1], [1, 0]]
+    for relevance in ("class", "labels"):
+        assert overlaps(made, "pan_to_ms", relevance) == [[1, 1], [1, 1]]  # type: ignore[arg-type]
+
+
+def test_a_pair_is_of_one_ground_whatever_windows_and_scenes_say() -> None:
+    made = [
+        Made(kind, (), "c", pair, scene_id=f"{scene} {kind}" if pair == "q" else scene, window=(0, 0, 8, 8))
+        for pair, scene in (("p", "s"), ("q", "t"))
+        for kind in ("pan", "ms")
+    ]
+    assert overlaps(made, "pan_to_ms") == [[1, 0], [0, 1]]
+    assert overlaps(made, "pan_to_ms", "pair") == [[0, 0], [0, 0]]
+
+
+def test_figures_by_class_without_overlap_leave_the_own_pair_out() -> None:
+    """A network that knows each ground again and nothing of classes: its figures are its pairs alone."""
+    made = [Made(kind, (), f"c{i % 2}", f"p{i}", scene_id=f"s{i}") for i in range(6) for kind in ("pan", "ms")]
+    vectors = np.repeat(np.eye(6), 2, axis=0)
+    by = {kind: evaluate(items_of(made, vectors), space_id="s", relevance=kind).report for kind in ("class", "pair")}
+    figures = by["class"].directions["pan_to_ms"]
+    assert figures.hit_at["1"] == 1.0
+    found = figures.without_overlap
+    assert found is not None
+    assert (found.num_queries, found.num_queries_concerned, found.num_overlaps) == (6, 6, 6)
+    assert found.hit_at["1"] < 1.0
+    assert found.chance.precision_at["1"] == pytest.approx(2 / 5), "of five other grounds two have the class"
+    assert found.left_out.endswith("its own pair included")
+    assert by["pair"].directions["pan_to_ms"].without_overlap is None, "there the pair is what is asked for"
 
 
 def test_boxes_decide_where_both_are_known() -> None:
@@ -61,9 +89,9 @@ def test_figures_without_overlap_take_out_the_easy_answer() -> None:
 
 def test_without_overlap_is_what_a_gallery_without_it_gives() -> None:
     """Taken out by hand: the only query concerned finds the same in a gallery that never held the other chip."""
-    made = [Made("pan", (), f"c{i % 3}", f"p{i}", scene_id=f"s{i}", item_id=f"pan{i}") for i in range(9)]
-    made += [Made("ms", (), f"c{i % 3}", f"p{i}", scene_id=f"s{i}", item_id=f"ms{i}") for i in range(9)]
-    made[-1] = Made("ms", (), "c0", "other", scene_id="s0", item_id="ms8")
+    made = [Made("pan", (), f"c{i % 3}", scene_id=f"s{i}", item_id=f"pan{i}") for i in range(9)]
+    made += [Made("ms", (), f"c{i % 3}", scene_id=f"t{i}", item_id=f"ms{i}") for i in range(9)]
+    made[-1] = Made("ms", (), "c0", scene_id="s0", item_id="ms8")
     vectors = np.random.default_rng(3).normal(size=(18, 6))
     whole = evaluate(items_of(made, vectors), space_id="s", relevance="class")
     less = evaluate(items_of(made[:-1], vectors[:-1]), space_id="s", relevance="class")

@@ -78,10 +78,13 @@ class GroupFigures(BaseModel):
 class WithoutOverlap(MeasuredFigures):
     """A direction once more, where for each query the other chips of its own ground are taken out of the gallery.
 
-    `num_queries_concerned` have such chips, `num_items_concerned` gallery items are such a chip of some query, and
-    `num_overlaps` counts query with item. Speech: utterances of the query's own speaker.
+    `left_out` says which. Judged by labels or class the rest of the query's own pair is among them: a chip that shows
+    the very ground says nothing of how others are found. `num_queries_concerned` have such chips, `num_items_concerned`
+    gallery items are such a chip of some query, and `num_overlaps` counts query with item. Speech: utterances of the
+    query's own speaker.
     """
 
+    left_out: str = ""
     num_queries_concerned: int
     num_items_concerned: int
     num_overlaps: int

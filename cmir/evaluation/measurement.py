@@ -18,7 +18,7 @@ from cmir.evaluation.figures import (
     group_figures,
     measured,
 )
-from cmir.evaluation.grounds import SameGround, within_scenes
+from cmir.evaluation.grounds import SameGround, what_is_own, within_scenes
 from cmir.evaluation.metrics import Ints, Rankings
 from cmir.evaluation.naming import HeardItems, name_utterances
 from cmir.evaluation.protocol import (
@@ -196,7 +196,7 @@ def _without_overlap(
     setting: _Setting, direction: Direction, rankings: Rankings, reference: Rankings | None
 ) -> WithoutOverlap | None:
     """Only the queries concerned are ranked again."""
-    ground = SameGround(setting.items, direction)
+    ground = SameGround(setting.items, direction, setting.relevance)
     numbers = np.flatnonzero(ground.num_overlaps)
     if not len(numbers) or not rankings.num_relevant.any():
         return None
@@ -207,6 +207,7 @@ def _without_overlap(
         kept_reference = metrics.replaced(reference, numbers, part)
     return WithoutOverlap(
         **measured(kept, kept_reference, direction.precision_cutoffs, seed=setting.seed),
+        left_out=what_is_own(direction, setting.relevance),
         num_queries_concerned=len(numbers),
         num_items_concerned=int(ground.is_seen.sum()),
         num_overlaps=int(ground.num_overlaps.sum()),

@@ -206,6 +206,7 @@ def _variants(figures: DirectionFigures, ground: str) -> Iterable[Variant]:
 
 def _without_note(found: WithoutOverlap, figures: DirectionFigures) -> str:
     return (
+        f"left out: {found.left_out}. "
         f"{found.num_queries_concerned:,} of {found.num_queries:,} queries have such items in the gallery, "
         f"{found.num_items_concerned:,} of {figures.gallery_size:,} items are such; the query that has them is "
         "ranked without them, neither right nor wrong"
