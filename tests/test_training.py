@@ -27,7 +27,7 @@ from cmir.network.objectives.contrastive import ContrastiveWeights, Targets
 from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities
-from cmir.network.validation import mean_average_precision, mean_reciprocal_rank
+from cmir.network.validation import Validation, mean_average_precision, mean_reciprocal_rank
 from tests.tiny_archives import (
     LABELS,
     chip_row,
@@ -284,6 +284,39 @@ def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> No
     assert TrainSettings(objective="cmirnet").working_size_px["pan"] == 256
     with pytest.raises(ValueError, match="objective contrastive has no term decoder"):
         TrainSettings(ablate="decoder")
+
+
+def test_validations_of_stage_1_are_not_judged_and_use_up_no_patience(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 1 to 6 of 8 are of stage 1; their scores are the best ones, and fall."""
+    settings = tiny_settings(objective="cmirnet", preset="pan-ms", max_steps=8, patience=1, validate_every_s=1e-9)
+    saved: list[int] = []
+
+    def given(scores: list[float]) -> None:
+        told = iter(scores)
+        monkeypatch.setattr(Validation, "figures", lambda validation, net, device: {"score": next(told)})
+
+    def stop_at_four(figures: Mapping[str, float], save_state: SaveState | None) -> None:
+        assert save_state is not None
+        saved.append(len(saved))
+        if len(saved) == 4:
+            save_state(tmp_path / "state.pt")
+            raise StoppedError("the process died")
+
+    given([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.3])
+    whole = fit(settings, [world], str(tmp_path / "whole"), device=CPU)
+    assert (whole.num_steps, whole.stopped_early, whole.figures["score"]) == (8, False, 0.3)
+    given([0.9, 0.8, 0.7, 0.6])
+    with pytest.raises(StoppedError, match="died"):
+        fit(settings, [world], str(tmp_path / "resumed"), device=CPU, on_checkpoint=stop_at_four)
+    assert not (tmp_path / "resumed" / "best").exists()
+    given([0.5, 0.4, 0.3, 0.2])
+    resumed = fit(settings, [world], str(tmp_path / "resumed"), device=CPU, resume_from=tmp_path / "state.pt")
+    assert (resumed.num_steps, resumed.stopped_early, resumed.figures["score"]) == (8, False, 0.3)
+    given([0.9])
+    alone = fit(settings.model_copy(update={"max_steps": 1}), [world], str(tmp_path / "alone"), device=CPU)
+    assert alone.figures["score"] == 0.9, "the last one counts, whatever the stage"
 
 
 def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> None:

@@ -26,7 +26,11 @@ _HIDDEN_DIM: Final = 512  # of the published image side beside speech: 4096 -> 5
 
 
 class CmirNetLearner:
-    """Network, objective and optimiser; `step` takes a batch."""
+    """Network, objective and optimiser; `step` takes a batch.
+
+    `is_judged`: whether the encoders that are searched by have been trained in the last step. Stage 1 leaves them as
+    they were made, so that figures of it say nothing.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class CmirNetLearner:
         self.augmentation = augmentation.model_copy(update={"fewer_bands": 0.0})  # kernels are bound to their bands
         self.learning_rate = settings.learning_rate
         self.objective = CmirNetObjective(settings.weights, stage1_share=settings.stage1_share)
+        self.is_judged = self.objective.stage(self.net, 0.0) == 2
         self.augment_speech = SpeechAugmenter().to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
 
@@ -67,6 +72,7 @@ class CmirNetLearner:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         values = finite_values(terms, norm, step)
         self.optimizer.step()
+        self.is_judged = self.objective.stage(self.net, fraction) == 2
         return {**values, "learning_rate": self.learning_rate}
 
     def loss_terms(self, batch: VariedBatch, fraction: float) -> dict[str, Tensor]:

@@ -36,7 +36,12 @@ class DivergedError(DataError):
 
 
 class Learner:
-    """Holds everything that training changes: `net`, its running average `average`, objective, optimiser."""
+    """Holds everything that training changes: `net`, its running average `average`, objective, optimiser.
+
+    `is_judged`: whether figures of the weights say how good the training is; from the first step on.
+    """
+
+    is_judged: Final = True
 
     def __init__(
         self, net: SharedSpaceNet, objective: ContrastiveObjective, settings: TrainSettings, device: torch.device

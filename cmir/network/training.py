@@ -239,13 +239,19 @@ class Loop:
             self.on_checkpoint(figures, self._save_state if self.rank == 0 else None)
 
     def _measured_and_kept(self) -> dict[str, float]:
-        """Figures of the average weights on val; the bundles `best`, where they are, and `last` are written."""
+        """Figures of the average weights on val; the bundles `best`, where they are, and `last` are written.
+
+        While the learner says that they are not to be judged, they neither are the best nor use up patience; at the end
+        of the training they always count.
+        """
         figures: dict[str, float] = {}
         average = self.learner.average
         if self.validation is not None and not self.validation.is_empty:
             figures = self.validation.figures(average, self.learner.device)
             self.progress.figures(self.clock.step, figures, main_figure(figures))
-            if self.clock.judge(figures, average.state_dict()):
+            if not self.learner.is_judged and self.clock.fraction < 1.0:
+                log.info("step %d: not judged, what is searched by is not trained yet", self.clock.step)
+            elif self.clock.judge(figures, average.state_dict()):
                 self.bundles.write("best", average, self.clock, figures)
         self.bundles.write("last", average, self.clock, figures)
         return figures
