@@ -37,6 +37,7 @@ from cmir.network.training_settings import (
     Objective,
     Preset,
     TrainSettings,
+    Unspoken,
     check_accumulation,
     check_precision,
     check_term,
@@ -78,6 +79,9 @@ class TrainConfig(JobConfig):
         32, ge=1, description="Places of a step of all workers together, each with all its chips."
     )
     utterances_per_batch: int = Field(24, ge=1, description="Utterances of a step of all workers together.")
+    unspoken_labels: Unspoken = Field(
+        "refuse", description="Labels of chips that no utterance of split train says: refuse them, or keep them."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order and augmentation.")
     init_from: str | None = Field(None, description="A bundle to start from.")
     ablate: str | None = Field(None, description="Leave a term of the objective out.")
@@ -176,7 +180,8 @@ def run(config: TrainConfig) -> JobResult:
     with entrypoint.before_work():
         if config.device == "cuda" and not os.environ.get("RAY_ADDRESS"):
             resolve_device("cuda")  # this machine is the cluster; a given one may have, or start, what is not here
-        modalities = read_catalogues(config.settings(), config.shards).modalities
+        catalogues = read_catalogues(config.settings(), config.shards)
+        modalities = catalogues.modalities
         if config.objective == "cmirnet" and len(modalities) != 2:
             fix = "use --preset pan-ms or image-speech"
             raise ConfigError("objective cmirnet joins two modalities", seen=", ".join(modalities), expected=2, fix=fix)
@@ -199,7 +204,10 @@ def run(config: TrainConfig) -> JobResult:
     outputs = {"bundle": output.uri, "last": last_uri, "space_id": str(result["space_id"])}
     speed = {name: round(value, 4) for name, value in result["speed"].items()}
     counts = {name: result[name] for name in ("num_steps", "num_steps_before")}
-    return JobResult(outputs, counts, {"validation": figures, "stopped_early": result["stopped_early"], "speed": speed})
+    details = {"validation": figures, "stopped_early": result["stopped_early"], "speed": speed}
+    if catalogues.unspoken_labels:
+        details["unspoken_labels"] = list(catalogues.unspoken_labels)
+    return JobResult(outputs, counts, details)
 
 
 def _mlflow_uri(config: TrainConfig) -> str | None:

@@ -1,5 +1,6 @@
 """What cannot train or be judged is refused before the first step, by an error that says what to change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,36 @@ def test_a_label_that_training_never_heard_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         read(tmp_path, [*RGB, *SPEECH], val)
+
+
+def test_a_label_that_chips_carry_and_nobody_says_is_refused_or_kept_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = [*RGB, chip_row(6, "rgb", labels=("moon", "sea")), chip_row(7, "rgb", labels=("moon",)), *SPEECH]
+    expected = (
+        "a label is missing from the vocabulary: seen moon on 2 chips of split train, and no utterance of it says so, "
+        "expected labels that utterances of split train say: field, sea, trees"
+    )
+    with pytest.raises(ConfigError, match=expected) as refused:
+        read(tmp_path / "in", train)
+    assert "--unspoken-labels keep" in str(refused.value)
+    val = [chip_row(50, "rgb", labels=("moon", "sea")), chip_row(51, "rgb", labels=("sea",)), tone_row(52)]
+    kept = read(tmp_path / "in", train, val, unspoken_labels="keep")
+    assert kept.unspoken_labels == ("moon",)
+    assert "moon" in kept.train.label_names
+    assert "labels that nobody says cannot be found by voice: moon on 2 chips of split train" in caplog.text
+    assert read(tmp_path / "all", [*RGB, *SPEECH]).unspoken_labels == ()
+    assert read(tmp_path / "none", train[:-6]).unspoken_labels == (), "where nobody speaks at all, nothing is amiss"
+
+
+def test_a_word_that_only_val_says_is_refused(tmp_path: Path) -> None:
+    moon = replace(tone_row(50), labels=("moon",))
+    train = [*RGB, chip_row(6, "rgb", labels=("moon",)), *SPEECH]
+    val = [chip_row(50, "rgb", labels=("moon",)), chip_row(51, "rgb"), moon, tone_row(51)]
+    expected = "a label is missing from the vocabulary: seen moon, said by 1 utterances of split val alone"
+    with pytest.raises(ConfigError, match=expected):
+        read(tmp_path / "in", train, val, unspoken_labels="keep")
+    read(tmp_path / "both", [*train, replace(tone_row(9), labels=("moon",))], val)
 
 
 def test_without_speech_an_unknown_label_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

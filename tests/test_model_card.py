@@ -54,6 +54,12 @@ def test_pretrained_towers_and_what_they_need_are_named() -> None:
     assert "shared, pretrained wavlm for speech (needs `pip install 'cmir[pretrained]'`)" in card
 
 
+def test_labels_that_nobody_said_are_named() -> None:
+    assert "Cannot be found by voice" not in model_card(make_config(), make_preprocessing(), {})
+    card = model_card(make_config(unspoken_labels=("moon", "mars")), make_preprocessing(), {})
+    assert "Cannot be found by voice, since nobody said them in training: moon, mars." in card
+
+
 def test_it_does_not_claim_what_is_not_known() -> None:
     card = model_card(make_config(data=(), training={}), make_preprocessing(), {})
     assert card.count("Not recorded.") == 2

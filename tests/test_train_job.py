@@ -85,6 +85,23 @@ def test_input_that_cannot_be_judged_is_refused_before_the_output_is_touched(
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_labels_without_a_word_are_refused_or_stand_in_the_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"figures": {}, "space_id": "s", "speed": {}, "num_steps": 1, "num_steps_before": 0, "stopped_early": False}
+    monkeypatch.setattr(train.cluster, "connect", lambda **_: None)
+    monkeypatch.setattr(train, "train_group", lambda *_: done)
+    rows = [chip_row(i, "rgb") for i in range(3)] + [chip_row(9, "rgb", labels=("moon",))]
+    write_archive(tmp_path / "in", rows + [tone_row(i) for i in range(4)])
+    given = ("--shards", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    code, line = job(capsys, *given)
+    assert (code, line["status"]) == (2, "refused")
+    assert "a label is missing from the vocabulary: seen moon on 1 chips of split train" in line["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    code, line = job(capsys, *given, "--unspoken-labels", "keep")
+    assert (code, line["unspoken_labels"]) == (0, ["moon"])
+
+
 def test_an_output_that_exists_is_refused(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")

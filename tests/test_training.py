@@ -343,6 +343,13 @@ def test_utterances_without_labels_are_learnt_as_naming_none(tmp_path: Path) -> 
     assert not hiss.is_known
 
 
+def test_a_bundle_names_the_labels_that_nobody_said(tmp_path: Path) -> None:
+    rows = [chip_row(i, "rgb") for i in range(3)] + [chip_row(3, "rgb", labels=("moon",))]
+    uri = write_archive(tmp_path / "a", rows + [features_row(i) for i in range(6)])
+    fit(tiny_settings(max_steps=1, unspoken_labels="keep"), [uri], str(tmp_path / "b"), device=CPU)
+    assert load_bundle(str(tmp_path / "b")).config.unspoken_labels == ("moon",)
+
+
 def test_without_a_val_split_the_last_weights_are_kept(tmp_path: Path) -> None:
     uri = write_archive(tmp_path / "a", [chip_row(i, "rgb") for i in range(4)])
     result = fit(tiny_settings(max_steps=2), [uri], str(tmp_path / "b"), device=CPU)

@@ -69,6 +69,7 @@ def save_bundle(
     data: Sequence[DataCount] = (),
     heard_threshold: float | None = None,
     spoken_forms: Mapping[str, tuple[str, ...]] | None = None,
+    unspoken_labels: Sequence[str] = (),
 ) -> str:
     """Write a bundle into the folder `uri` and return its space_id.
 
@@ -76,7 +77,7 @@ def save_bundle(
         metrics: figures for metrics.json, any nesting of JSON.
         training: the resolved training configuration; no local paths, no run ids.
         data: what it was trained and validated on, for the model card.
-        heard_threshold, spoken_forms: see BundleConfig.
+        heard_threshold, spoken_forms, unspoken_labels: see BundleConfig.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     files = {
@@ -92,6 +93,7 @@ def save_bundle(
         vocabulary=_vocabulary(net),
         heard_threshold=heard_threshold,
         spoken_forms=dict(spoken_forms or {}),
+        unspoken_labels=tuple(unspoken_labels),
         data=tuple(data),
         training=dict(training),
         sha256={name: _sha256(files[name]) for name in (TENSORS_FILE, PREPROCESSING_FILE)},

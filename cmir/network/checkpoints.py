@@ -91,4 +91,5 @@ class Bundles:
             data=self.data.counts(),
             heard_threshold=figures.get(HEARD_THRESHOLD),
             spoken_forms=self.data.spoken_forms,
+            unspoken_labels=self.data.unspoken_labels,
         )

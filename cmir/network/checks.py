@@ -1,7 +1,8 @@
 """What cannot train, or could not be judged, is refused with its reason before the first step.
 
 Refused are a spoken vocabulary that lacks a label, a split in which nothing matches anything, an archive that the
-workers do not see alike.
+workers do not see alike. A label is missing from the vocabulary where chips carry it and no utterance of split train
+says it: it could never be found by voice. Archives with labels that nobody is to speak say so (`unspoken_labels`).
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from cmir.archive.schema import IMAGE_MODALITIES, MODALITIES, Modality, Split
 from cmir.errors import CmirError, ConfigError
 from cmir.network.batches import targets_of
 from cmir.network.catalogue import UNKNOWN, Array, Catalogue
+from cmir.network.training_settings import Unspoken
 from cmir.network.validation import class_figures, judged_items, label_figures, pair_figures, word_figures
 
 log = logging.getLogger("cmir")
@@ -29,8 +31,9 @@ _NAMES_SHOWN: Final = 20
 def in_vocabulary(held_out: Catalogue, train: Catalogue) -> Catalogue:
     """The validation split with the train split's numbers for labels and classes.
 
-    Raises ConfigError where it carries a label that the train split lacks and labels are spoken: what has no word can
-    never be found. Where nothing is spoken, labels are an aid; an unknown one is dropped, with a log line.
+    Raises ConfigError where labels are spoken and it carries one that the train split lacks, or says one that no
+    utterance of train says: what has no word can never be found. Where nothing is spoken, labels are an aid; an unknown
+    one is dropped, with a log line.
     """
     unknown = [name for name in held_out.label_names if name not in train.label_names]
     if unknown:
@@ -45,6 +48,8 @@ def in_vocabulary(held_out: Catalogue, train: Catalogue) -> Catalogue:
                 "or correct the label",
             )
         log.warning("labels that split train lacks are not looked at: %s", seen)
+    elif "speech" in train.modalities:
+        _check_words(held_out, train)
     labels = np.zeros((len(held_out), len(train.label_names)), np.uint8)
     for column, name in enumerate(held_out.label_names):
         if name in train.label_names:
@@ -74,8 +79,34 @@ def check_train_positives(train: Catalogue) -> None:
     if "speech" in train.modalities:
         spoken = _labels(train, "speech")
         if images and not any((spoken & _labels(train, name)).any() for name in images):
-            words = _listed([name for name, said in zip(train.label_names, spoken, strict=True) if said])
-            raise _no_positives("train", f"speech, which says {words or 'nothing'},", "a label that chips carry")
+            words = _said(train, spoken) or "nothing"
+            raise _no_positives("train", f"speech, which says {words},", "a label that chips carry")
+
+
+def unspoken_labels(train: Catalogue, unspoken: Unspoken) -> tuple[str, ...]:
+    """The labels of chips that no utterance says, where some speak at all; none may be unless they are to be kept.
+
+    Raises ConfigError.
+    """
+    images = [name for name in train.modalities if name in IMAGE_MODALITIES]
+    if not images or "speech" not in train.modalities:
+        return ()
+    said = _labels(train, "speech")
+    silent = np.any([_labels(train, name) for name in images], axis=0) & ~said
+    names = tuple(name for name, is_silent in zip(train.label_names, silent, strict=True) if is_silent)
+    if names:
+        chips = train.modality != MODALITIES.index("speech")
+        seen = f"{_listed(names)} on {int(train.labels[chips][:, silent].any(axis=1).sum())} chips of split train"
+        if unspoken == "refuse":
+            raise ConfigError(
+                "a label is missing from the vocabulary",
+                seen=f"{seen}, and no utterance of it says so",
+                expected=f"labels that utterances of split train say: {_said(train, said)}",
+                fix="add utterances of it or correct the label; or give --unspoken-labels keep, and it is found by "
+                "text and by chips, never by voice",
+            )
+        log.warning("labels that nobody says cannot be found by voice: %s", seen)
+    return names
 
 
 def can_judge(held_out: Catalogue) -> bool:
@@ -132,6 +163,26 @@ def facts_of(catalogue: Catalogue) -> dict[str, Any]:
         "number of items": len(catalogue),
         "items": [catalogue.modality, catalogue.labels, catalogue.class_id, catalogue.pair_id],
     }
+
+
+def _check_words(held_out: Catalogue, train: Catalogue) -> None:
+    """Raises ConfigError where an utterance of val says what no utterance of train says."""
+    heard = {name for name, is_said in zip(train.label_names, _labels(train, "speech"), strict=True) if is_said}
+    said = _labels(held_out, "speech")
+    columns = [i for i, name in enumerate(held_out.label_names) if said[i] and name not in heard]
+    if columns:
+        utterances = held_out.labels[_rows(held_out, "speech")][:, columns]
+        names = _listed([held_out.label_names[i] for i in columns])
+        raise ConfigError(
+            "a label is missing from the vocabulary",
+            seen=f"{names}, said by {int(utterances.any(axis=1).sum())} utterances of split val alone",
+            expected=f"labels that utterances of split train say: {_listed(sorted(heard))}",
+            fix="add utterances with it to split train, or shard the speech again with another --split-seed",
+        )
+
+
+def _said(items: Catalogue, spoken: Array) -> str:
+    return _listed([name for name, is_said in zip(items.label_names, spoken, strict=True) if is_said])
 
 
 def _digest(value: Array) -> str:

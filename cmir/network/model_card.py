@@ -136,5 +136,9 @@ def _limits(config: BundleConfig, preprocessing: Preprocessing) -> str:
             "- Speech is understood as far as the labels above were spoken in training; it is no general recogniser. "
             f"What follows the first {preprocessing.max_speech_s:g} s is not heard."
         )
+    if config.unspoken_labels:
+        lines.append(
+            f"- Cannot be found by voice, since nobody said them in training: {', '.join(config.unspoken_labels)}."
+        )
     lines.append("- Similarity is learned from the labels and pairs of the training data, with their gaps and errors.")
     return "\n".join(lines)

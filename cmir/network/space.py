@@ -48,6 +48,7 @@ class BundleConfig(BaseModel):
 
     `heard_threshold`: an utterance whose cosine to every prototype is below it names no known label; None where that
     was not measured. `spoken_forms`: what was said for each label in training; {} where that was not written down.
+    `unspoken_labels`: labels of its chips that nobody said, though speech was trained.
     """
 
     model_config = _FROZEN
@@ -61,6 +62,7 @@ class BundleConfig(BaseModel):
     vocabulary: tuple[LabelPrototype, ...]
     heard_threshold: float | None = None
     spoken_forms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unspoken_labels: tuple[str, ...] = ()
     data: tuple[DataCount, ...] = ()
     training: dict[str, JsonValue] = Field(default_factory=dict)
     sha256: dict[str, str]

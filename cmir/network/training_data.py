@@ -28,14 +28,15 @@ _SAMPLE_ROWS: Final = 64  # rows of each of them
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Catalogues of the train and val splits, the preprocessing that the train split's statistics give, and what is
-    said in it for each label."""
+    """Catalogues of the train and val splits, the preprocessing that the train split's statistics give, what is said in
+    it for each label, and the labels of its chips that nobody says."""
 
     modalities: tuple[Modality, ...]
     catalogue: Catalogue
     validation: Catalogue | None
     preprocessing: Preprocessing
     spoken_forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unspoken_labels: tuple[str, ...] = ()
 
     def counts(self) -> list[DataCount]:
         """Items by modality and split, for the model card."""
@@ -59,17 +60,28 @@ def read_training_data(settings: TrainSettings, shard_uris: Sequence[str]) -> Tr
         bands_by_wavelength=settings.objective != "cmirnet",  # its kernels are bound to the bands of training
     )
     forms = read_spoken_forms(catalogues.train_files)
-    return TrainingData(catalogues.modalities, catalogues.train, catalogues.validation, preprocessing, forms)
+    return TrainingData(
+        catalogues.modalities,
+        catalogues.train,
+        catalogues.validation,
+        preprocessing,
+        forms,
+        catalogues.unspoken_labels,
+    )
 
 
 @dataclass(frozen=True)
 class Catalogues:
-    """The train split and, where there is one, the val split of the preset's modalities; nothing decoded."""
+    """The train split and, where there is one, the val split of the preset's modalities; nothing decoded.
+
+    `unspoken_labels`: labels of chips of train that no utterance of it says, where some speak.
+    """
 
     modalities: tuple[Modality, ...]
     train_files: list[ShardFile]
     train: Catalogue
     validation: Catalogue | None
+    unspoken_labels: tuple[str, ...] = ()
 
 
 def read_catalogues(settings: TrainSettings, shard_uris: Sequence[str]) -> Catalogues:
@@ -83,6 +95,7 @@ def read_catalogues(settings: TrainSettings, shard_uris: Sequence[str]) -> Catal
     train_files = [file for file in train_files if file.modality in modalities and file.num_rows]
     train = read_catalogue(train_files)
     checks.check_train_positives(train)
+    unspoken = checks.unspoken_labels(train, settings.unspoken_labels)
     held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
     validation = checks.in_vocabulary(read_catalogue(held_out), train) if held_out else None
     if settings.patience is not None and (validation is None or not checks.can_judge(validation)):
@@ -90,7 +103,7 @@ def read_catalogues(settings: TrainSettings, shard_uris: Sequence[str]) -> Catal
         raise ConfigError("early stopping has nothing to judge by", seen="no val split", expected="one", fix=fix)
     if validation is not None:
         checks.can_judge(validation)
-    return Catalogues(modalities, train_files, train, validation)
+    return Catalogues(modalities, train_files, train, validation, unspoken)
 
 
 def trainable_modalities(preset: Preset, train: Sequence[ShardFile]) -> tuple[Modality, ...]:

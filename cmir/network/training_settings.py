@@ -19,6 +19,7 @@ from cmir.network.pretrained_source import OWN_TOWER, is_folder
 Preset = Literal["pan-ms", "image-speech", "all"]
 Objective = Literal["contrastive", "cmirnet"]
 Compile = Literal["cuda", "never", "always"]
+Unspoken = Literal["refuse", "keep"]
 _TERMS: Final[dict[Objective, tuple[str, ...]]] = {"contrastive": contrastive.TERMS, "cmirnet": cmirnet.TERMS}
 # The published network sees chips whole (PAPER, section 2); its layers are bound to these sizes.
 _PUBLISHED_SIZE_PX: Final[dict[Modality, int]] = {"pan": 256, "ms": 64, "rgb": 256}
@@ -87,6 +88,9 @@ class TrainSettings(BaseModel):
     )
     patience: int | None = Field(
         default=None, ge=1, description="validations in a row without a better score after which training ends"
+    )
+    unspoken_labels: Unspoken = Field(
+        default="refuse", description="labels of chips that no utterance says, where there is speech: refuse, or keep"
     )
     compile: Compile = Field(default="cuda", description="whether the trunk is compiled: on CUDA, never, or always")
 
