@@ -15,16 +15,17 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import ray
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cmir.archive import storage
 from cmir.archive.output import Output
 from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import CmirError, ConfigError, DataError
 from cmir.network.bundle import verify_bundle
+from cmir.network.cmirnet_learner import check_stages
 from cmir.network.embedder import resolve_device
 from cmir.network.precision import TrainingPrecision
 from cmir.network.pretrained_source import OWN_TOWER, absolute, is_folder
@@ -41,6 +42,7 @@ from cmir.network.training_settings import (
     check_accumulation,
     check_precision,
     check_term,
+    check_terms_left,
     check_tower,
     check_tuning,
     weight_settings,
@@ -161,6 +163,11 @@ class TrainConfig(JobConfig):
         check_tuning(value, *(info.data.get(name, OWN_TOWER) for name in ("image_tower", "speech_tower")))
         return value
 
+    @model_validator(mode="after")
+    def _terms_are_left(self) -> Self:
+        check_terms_left(self.objective, self.preset, self.weights or {}, self.ablate)
+        return self
+
     def uris(self) -> list[str]:
         """Folders of pretrained towers included."""
         return super().uris() + [tower for tower in (self.image_tower, self.speech_tower) if is_folder(tower)]
@@ -188,6 +195,8 @@ def run(config: TrainConfig) -> JobResult:
         if config.init_from is not None:
             verify_bundle(config.init_from)
         check_towers(config.settings(), modalities)
+        if config.objective == "cmirnet":
+            check_stages(config.settings(), modalities, catalogues.train)
         mlflow_uri = _mlflow_uri(config)
         if mlflow_uri is not None:
             mlflow_client(mlflow_uri)

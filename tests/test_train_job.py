@@ -47,6 +47,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--weights", "latent=1"), "objective contrastive has no weight latent"),
         (("--objective", "cmirnet", "--weights", "latent=1,latnet=2"), "objective cmirnet has no weight latnet"),
         (("--objective", "cmirnet", "--weights", "norm=-1"), "a weight is 0 or more"),
+        (("--weights", "labels=0,classes=0,pairs=0,modalities=0,words=0"), "nothing would be learnt"),
+        (("--weights", "labels=0,pairs=0,modalities=0,words=0", "--ablate", "classes"), "nothing would be learnt"),
+        (
+            ("--objective", "cmirnet", "--weights", "latent=0,classifier=0,norm=0,decoder=0,regulariser=0"),
+            "nothing would be learnt: one of the weights latent, classifier, norm, decoder, regulariser",
+        ),
+        (
+            ("--objective", "cmirnet", "--preset", "image-speech", "--ablate", "orthogonality"),
+            "orthogonality cannot be changed: the network has no stage 1: seen speech",
+        ),
+        (("--objective", "cmirnet", "--ablate", "classes"), "classes cannot be changed: the network has no stage 1"),
+        (("--objective", "cmirnet", "--weights", "classes=2"), "classes cannot be changed: the network has no stage 1"),
         (("--weights", "labels"), "--weights.labels does not fit"),
         (("--presets", "all"), "did you mean --preset"),
         (("--mlflow", "sqlite:///runs.db"), "expected http(s)://host:port or sqlite:////absolute/path.db"),

@@ -23,10 +23,11 @@ from cmir.network.embedder import Embedder
 from cmir.network.feed import TrainingFeed
 from cmir.network.learner import DivergedError, Learner, divided, learning_rate
 from cmir.network.new_learner import build_learner
+from cmir.network.objectives import contrastive
 from cmir.network.objectives.contrastive import ContrastiveWeights, Targets
 from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
-from cmir.network.training_settings import TrainSettings, chosen_modalities
+from cmir.network.training_settings import TrainSettings, chosen_modalities, weight_settings
 from cmir.network.validation import Validation, mean_average_precision, mean_reciprocal_rank
 from tests.tiny_archives import (
     LABELS,
@@ -281,6 +282,12 @@ def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> No
     assert load_bundle(str(tmp_path / "b")).config.network.architecture == "cmirnet"
     with pytest.raises(ConfigError, match="starts from random weights"):
         fit(settings, [uri], str(tmp_path / "c"), device=CPU, init_from=str(tmp_path / "b"))
+    no_stage_1 = weight_settings("cmirnet", {"classes": 0, "orthogonality": 0})
+    nothing = tiny_settings(objective="cmirnet", preset="pan-ms", **no_stage_1)
+    with pytest.raises(ConfigError, match="stage 1 of objective cmirnet has nothing to learn"):
+        fit(nothing, [uri], str(tmp_path / "c"), device=CPU)
+    with pytest.raises(ValueError, match="nothing would be learnt"):
+        TrainSettings(weights=dict.fromkeys(contrastive.TERMS, 0.0))  # type: ignore[arg-type]
     assert TrainSettings(objective="cmirnet").working_size_px["pan"] == 256
     with pytest.raises(ValueError, match="objective contrastive has no term decoder"):
         TrainSettings(ablate="decoder")

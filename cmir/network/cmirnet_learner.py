@@ -18,9 +18,10 @@ from cmir.network.catalogue import Catalogue
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.learner import average_gradients, finite_values, step_seed
 from cmir.network.model import CmirNetConfig, NetworkConfig
-from cmir.network.objectives.cmirnet import CmirNetObjective, CmirNetSettings
+from cmir.network.objectives.cmirnet import STAGE_1, STAGE_2, CmirNetObjective, CmirNetSettings, CmirNetWeights
 from cmir.network.preprocessing import Preprocessing
 from cmir.network.speech_tower import SpeechTowerConfig
+from cmir.network.training_settings import TrainSettings
 
 _HIDDEN_DIM: Final = 512  # of the published image side beside speech: 4096 -> 512 -> 128
 
@@ -98,6 +99,31 @@ class CmirNetLearner:
         return self.net.speech_features(sound, num_samples)
 
 
+def is_multi_label(modalities: tuple[Modality, ...], catalogue: Catalogue) -> bool:
+    """Whether the network tells labels apart, and learns all at once; else scene classes, in two stages."""
+    return "speech" in modalities or len(catalogue.class_names) < 2
+
+
+def check_stages(settings: TrainSettings, modalities: tuple[Modality, ...], catalogue: Catalogue) -> None:
+    """Raises ConfigError where stage 1 would have nothing to learn, or is to be changed and there is none."""
+    weights = settings.published_settings.weights
+    if not is_multi_label(modalities, catalogue):
+        if not any(getattr(weights, name) > 0 for name in STAGE_1):
+            fix = f"give one of {', '.join(STAGE_1)} a weight"
+            raise ConfigError("stage 1 of objective cmirnet has nothing to learn", seen="weights of 0", fix=fix)
+        return
+    usual = CmirNetWeights()
+    changed = [name for name in STAGE_1 if getattr(weights, name) != getattr(usual, name)]
+    if changed:
+        why = "speech" if "speech" in modalities else "no scene classes"
+        raise ConfigError(
+            f"{' and '.join(changed)} cannot be changed: the network has no stage 1",
+            seen=f"{why}, so it tells labels apart and learns all at once",
+            expected=f"one of {', '.join(STAGE_2)}",
+            fix="leave it out of --ablate and --weights, or train two image modalities with scene classes",
+        )
+
+
 def published_config(
     modalities: tuple[Modality, ...], catalogue: Catalogue, preprocessing: Preprocessing, *, dim: int
 ) -> NetworkConfig:
@@ -114,7 +140,7 @@ def published_config(
             expected="two",
             fix="use --preset pan-ms or image-speech",
         )
-    multi_label = "speech" in modalities or len(catalogue.class_names) < 2
+    multi_label = is_multi_label(modalities, catalogue)
     classes = catalogue.label_names if multi_label else catalogue.class_names
     if len(classes) < 2:
         raise ConfigError(

@@ -9,7 +9,7 @@ import torch
 from cmir.archive.schema import IMAGE_MODALITIES
 from cmir.errors import ConfigError
 from cmir.network.bundle import load_bundle
-from cmir.network.cmirnet_learner import CmirNetLearner, published_config
+from cmir.network.cmirnet_learner import CmirNetLearner, check_stages, published_config
 from cmir.network.cmirnet_model import CmirNet
 from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.learner import Learner
@@ -75,6 +75,7 @@ def _published_learner(
 ) -> CmirNetLearner:
     if init_from is not None:
         raise ConfigError("objective cmirnet starts from random weights", seen=init_from, fix="leave --init-from out")
+    check_stages(settings, data.modalities, data.catalogue)
     config = published_config(data.modalities, data.catalogue, data.preprocessing, dim=settings.dim)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(settings.seed)

@@ -102,6 +102,12 @@ class TrainSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        given = _given(self.published.weights if self.objective == "cmirnet" else self.weights)
+        check_terms_left(self.objective, self.preset, given, self.ablate)
+        return self
+
+    @model_validator(mode="after")
     def _divides_what_can_be(self) -> Self:
         check_accumulation(self.objective, self.accumulation_steps)
         check_precision(self.objective, self.precision)
@@ -178,6 +184,17 @@ def check_term(objective: Objective, term: str | None) -> None:
     terms = _TERMS[objective]
     if term is not None and term not in terms:
         raise ValueError(f"objective {objective} has no term {term}, only {', '.join(terms)}")
+
+
+def check_terms_left(objective: Objective, preset: Preset, weights: Mapping[str, float], ablate: str | None) -> None:
+    """Raises ValueError where no term of the objective is left with a weight; of the published one, none of stage 2,
+    which alone trains what is searched by. `weights` are those given."""
+    terms: tuple[str, ...] = contrastive.TERMS
+    told = {**ContrastiveWeights().model_dump(), **_PRESET_WEIGHTS.get(preset, {}), **weights}
+    if objective == "cmirnet":
+        terms, told = cmirnet.STAGE_2, {**CmirNetWeights().model_dump(), **weights}
+    if not any(told[name] > 0 for name in terms if name != ablate):
+        raise ValueError(f"nothing would be learnt: one of the weights {', '.join(terms)} has to be above 0")
 
 
 def check_accumulation(objective: Objective, accumulation_steps: int) -> None:

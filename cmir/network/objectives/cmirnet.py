@@ -28,7 +28,9 @@ from cmir.network.cmirnet_model import CmirNet
 from cmir.network.objectives.contrastive import Targets, gather_rows, gather_targets
 
 Term = Literal["classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser"]
-TERMS: Final[tuple[Term, ...]] = ("classes", "orthogonality", "latent", "classifier", "norm", "decoder", "regulariser")
+STAGE_1: Final[tuple[Term, ...]] = ("classes", "orthogonality")
+STAGE_2: Final[tuple[Term, ...]] = ("latent", "classifier", "norm", "decoder", "regulariser")
+TERMS: Final[tuple[Term, ...]] = (*STAGE_1, *STAGE_2)
 
 
 class CmirNetWeights(BaseModel):
@@ -101,7 +103,7 @@ class CmirNetObjective(nn.Module):
         return [name for name in names if getattr(self.weights, name) > 0]
 
     def _stage1(self, net: CmirNet, z: Tensor, targets: Targets) -> dict[str, Tensor]:
-        wanted = self._wanted("classes", "orthogonality")
+        wanted = self._wanted(*STAGE_1)
         terms: dict[str, Tensor] = {name: z.sum() * 0.0 for name in wanted}
         for modality, rows in _rows_by_modality(net, targets).items():
             if "classes" in wanted:
@@ -112,7 +114,7 @@ class CmirNetObjective(nn.Module):
         return terms
 
     def _stage2(self, net: CmirNet, z: Tensor, targets: Targets) -> dict[str, Tensor]:
-        wanted = self._wanted("latent", "classifier", "norm", "decoder", "regulariser")
+        wanted = self._wanted(*STAGE_2)
         rows = _rows_by_modality(net, targets)
         a, b = net.config.modalities
         v = {name: net.latent(name, z[rows[name]]) for name in (a, b)}
