@@ -6,6 +6,7 @@ import pytest
 from cmir.evaluation import chance, metrics
 from cmir.evaluation.figures import chance_figures, mean_figures
 from cmir.evaluation.metrics import Floats, Rankings
+from cmir.network.hearing import auroc
 
 
 def random_orders(gains: Floats, num: int) -> Rankings:
@@ -52,3 +53,14 @@ def test_bootstrap_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(chance, "_DRAWN_AT_ONCE", 50 * 7)
     parts = chance.bootstrap_intervals(values, seed=2)
     assert parts[0] == pytest.approx(whole[0], abs=0.01)
+
+
+def test_the_interval_of_an_auroc_is_that_of_resampled_sides() -> None:
+    rng = np.random.default_rng(9)
+    known, unknown = np.round(rng.normal(1.0, 1.0, 60), 1), np.round(rng.normal(0.0, 1.0, 40), 1)
+    found = chance.auroc_interval(known, unknown, seed=3)
+    assert found == chance.auroc_interval(known, unknown, seed=3)
+    naive = [auroc(rng.choice(known, 60), rng.choice(unknown, 40)) for _ in range(4000)]
+    assert found == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])), abs=0.015)
+    assert chance.auroc_interval(known[:1], unknown, seed=3) is None
+    assert chance.auroc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0]), seed=3) == (1.0, 1.0)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from cmir.evaluation.figures import Report
 from cmir.evaluation.measurement import evaluate
 from cmir.evaluation.report import report_json
@@ -29,6 +31,10 @@ def test_report_json_has_the_keys_of_the_contract() -> None:
         assert figures["chance"]["map"] == figures["chance_map"]
         assert figures["hit_at_1_ci95"][0] <= figures["hit_at"]["1"] <= figures["hit_at_1_ci95"][1]
         assert figures["mrr_ci95"][0] <= figures["mrr"] <= figures["mrr_ci95"][1]
+        low, high = figures["precision_at_10_ci95"]
+        assert low <= figures["precision_at"]["10"] <= high
+        low, high = figures["mean_precision_at_k_ci95"]
+        assert low <= figures["mean_precision_at_k"] <= high
         assert figures["ceiling"]["precision_at"]["10"] >= figures["precision_at"]["10"]
         assert set(figures["per_label"]) == {"a", "b"}
     assert report["directions"]["speech_to_rgb"]["baseline"] == {}
@@ -41,3 +47,19 @@ def test_a_report_is_read_as_it_was_written() -> None:
     assert Report.model_validate_json(report_json(report)) == report
     compared = report.model_copy(update={"compare": report})
     assert Report.model_validate_json(report_json(compared)).compare == report
+
+
+def test_groups_have_an_interval_and_a_ceiling_of_precision_at_10() -> None:
+    """Twelve images carry `a` and three `b`; every utterance of either is asked."""
+    made = [Made("rgb", ("a",) if i < 12 else ("b",)) for i in range(15)]
+    made += [Made("speech", (label,)) for label in ("a", "b") for _ in range(5)]
+    groups = evaluate(items_of(made, noise=4.0), space_id="s").report.directions["speech_to_rgb"].per_num_relevant
+    assert {name: group.num_queries for name, group in groups.items()} == {"1-9": 5, "10+": 5}
+    assert groups["10+"].ceiling_precision_at_10 == 1.0
+    assert groups["1-9"].ceiling_precision_at_10 == pytest.approx(0.3)
+    for group in groups.values():
+        assert group.precision_at_10_ci95 is not None
+        low, high = group.precision_at_10_ci95
+        assert low <= group.precision_at["10"] <= high <= (group.ceiling_precision_at_10 or 0.0) + 1e-9
+    low, high = groups["10+"].precision_at_10_ci95 or (0.0, 0.0)
+    assert low < high

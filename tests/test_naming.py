@@ -36,6 +36,9 @@ def test_words_are_named_by_the_nearest_prototype() -> None:
     assert found.named_right == pytest.approx(2 / 3)
     assert {name: group.named_right for name, group in found.per_speaker.items()} == {"a": 1.0, "b": 0.0}
     assert found.per_engine["x"].num_utterances == 3
+    assert found.chance == 0.5, "of two labels"
+    assert found.per_engine["x"].named_right_ci95 == (0.0, 1.0)
+    assert found.per_speaker["b"].named_right_ci95 is None, "of a single utterance"
 
 
 def test_known_words_are_told_from_others_and_from_noises() -> None:
@@ -46,6 +49,8 @@ def test_known_words_are_told_from_others_and_from_noises() -> None:
     # known: 1, 0.981, 0.981, 0.707; unknown: 0.0995 (a word), 0.914 (a hum)
     assert (rejection.num_known, rejection.num_unknown) == (4, 2)
     assert rejection.auroc == pytest.approx(7 / 8)
+    assert rejection.auroc_ci95 is not None
+    assert rejection.auroc_ci95[0] < 7 / 8 < rejection.auroc_ci95[1]
     assert rejection.auroc_by_kind == pytest.approx({"words": 1.0, "noises": 3 / 4})
     assert (rejection.known_heard, rejection.unknown_refused) == (0.75, 1.0)
 

@@ -1,6 +1,7 @@
 """report.json, report.html and the table: whole, self-contained, safe against what labels may hold."""
 
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -121,6 +122,28 @@ def test_every_figure_has_its_chance_baseline_and_ceiling_beside_it(tmp_path: Pa
     cells = row.split("<td>")[2:]
     assert len(cells) == 7
     assert all(word in cell for cell in cells for word in ("chance 0", "base 0", "max "))
+
+
+def test_intervals_stand_beside_the_figures(tmp_path: Path) -> None:
+    made = [Made("rgb", ("a",) if i < 12 else ("b",)) for i in range(15)]
+    told = json.dumps({"speaker": "s", "engine": "e"})
+    made += [Made("speech", (label,), attributes=told) for label in ("a", "b", "a") for _ in range(4)]
+    made += [Made("speech", (), attributes=told, scene_class="other") for _ in range(4)]
+    items = items_of(made, noise=4.0)
+    evaluation = evaluate(items, space_id="s", prototypes=Prototypes(("a", "b"), items.vectors[[0, 12]], 0.1))
+    report = write_report(evaluation, str(tmp_path), pictures={})
+    page, figures = (tmp_path / "report.html").read_text(), report.directions["speech_to_rgb"]
+    many, naming = figures.per_num_relevant["10+"], report.naming
+    assert naming is not None
+    assert naming.rejection is not None
+    for interval in (figures.precision_at_10_ci95, figures.mean_precision_at_k_ci95, many.precision_at_10_ci95):
+        assert interval is not None
+        assert f"{interval[0]:.3f}–{interval[1]:.3f}" in page
+    for interval in (naming.per_engine["e"].named_right_ci95, naming.rejection.auroc_ci95):
+        assert interval is not None
+        assert f"{interval[0]:.3f} to {interval[1]:.3f}" in page
+    assert "8 queries that ten items or more answer" in page
+    assert "chance 0.500" in page
 
 
 def test_labels_the_bundle_does_not_know_are_named(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What report.json holds: rankings become the figures of a direction, with chance, baseline and ceiling beside each."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
@@ -12,6 +12,7 @@ from cmir.evaluation.naming import NamingFigures
 
 At = dict[str, float]  # cut-off k as text -> value
 Interval = tuple[float, float]  # the middle 95% of bootstrap means over the queries
+_TENTH: Final = CUTOFFS.index(10)
 
 
 class Figures(BaseModel):
@@ -42,6 +43,8 @@ class MeasuredFigures(Figures):
 
     num_queries: int
     map_ci95: Interval | None = None
+    mean_precision_at_k_ci95: Interval | None = None
+    precision_at_10_ci95: Interval | None = None
     hit_at_1_ci95: Interval | None = None
     mrr_ci95: Interval | None = None
     chance: Figures = Figures()
@@ -59,7 +62,10 @@ class MeasuredFigures(Figures):
 
 
 class GroupFigures(BaseModel):
-    """The queries of one label, class, sensor, voice or engine, or of one number of right answers (0, 1-9, 10+)."""
+    """The queries of one label, class, sensor, voice or engine, or of one number of right answers (0, 1-9, 10+).
+
+    `ceiling_precision_at_10`: that of a perfect order; 1 only where ten items are right.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,6 +76,8 @@ class GroupFigures(BaseModel):
     baseline_map: float | None = None
     ceiling_map: float
     precision_at: At
+    precision_at_10_ci95: Interval | None = None
+    ceiling_precision_at_10: float | None = None
     hit_at: At = Field(default_factory=dict)
     hit_at_1_ci95: Interval | None = None
     mrr: float = 0.0
@@ -197,17 +205,21 @@ def measured(
     rankings: Rankings, reference: Rankings | None, precision_cutoffs: Sequence[int], *, seed: int
 ) -> dict[str, Any]:
     """The fields of MeasuredFigures, for a model that extends it; `reference` is the ranking of the baseline."""
-    kinds = np.stack([rankings.average_precision, rankings.hit_at(1), rankings.reciprocal_rank])
-    of_map, of_hit, of_rank = chance.bootstrap_intervals(kinds, seed=seed)
+    kinds = {
+        "map_ci95": rankings.average_precision,
+        "mean_precision_at_k_ci95": rankings.mean_precision(precision_cutoffs),
+        "precision_at_10_ci95": rankings.precision_at(10),
+        "hit_at_1_ci95": rankings.hit_at(1),
+        "mrr_ci95": rankings.reciprocal_rank,
+    }
+    intervals = chance.bootstrap_intervals(np.stack(list(kinds.values())), seed=seed)
     no_learning = None
     if reference is not None:
         no_learning = BaselineFigures(name=baseline.NAME, **mean_figures(reference, precision_cutoffs).model_dump())
     return {
         **mean_figures(rankings, precision_cutoffs).model_dump(),
         "num_queries": len(rankings.num_relevant),
-        "map_ci95": of_map,
-        "hit_at_1_ci95": of_hit,
-        "mrr_ci95": of_rank,
+        **dict(zip(kinds, intervals, strict=True)),
         "chance": chance_figures(rankings, precision_cutoffs),
         "baseline": no_learning,
         "ceiling": mean_figures(metrics.perfect(rankings), precision_cutoffs),
@@ -227,8 +239,8 @@ def group_figures(
     hit = np.stack([rankings.hit_at(k) for k in CUTOFFS])
     found = {}
     for name, queries in sorted(members.items()):
-        kinds = np.stack([rankings.average_precision[queries], hit[0, queries]])
-        of_map, of_hit = chance.bootstrap_intervals(kinds, seed=seed)
+        kinds = np.stack([rankings.average_precision[queries], hit[0, queries], precision[_TENTH, queries]])
+        of_map, of_hit, of_precision = chance.bootstrap_intervals(kinds, seed=seed)
         found[name] = GroupFigures(
             num_queries=len(queries),
             map=float(rankings.average_precision[queries].mean()),
@@ -237,6 +249,8 @@ def group_figures(
             baseline_map=None if reference is None else float(reference.average_precision[queries].mean()),
             ceiling_map=float(np.mean(rankings.num_relevant[queries] > 0)),
             precision_at=_named(precision[:, queries].mean(axis=1)),
+            precision_at_10_ci95=of_precision,
+            ceiling_precision_at_10=float(np.minimum(rankings.num_relevant[queries], 10).mean() / 10),
             hit_at=_named(hit[:, queries].mean(axis=1)),
             hit_at_1_ci95=of_hit,
             mrr=float(rankings.reciprocal_rank[queries].mean()),

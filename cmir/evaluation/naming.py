@@ -30,6 +30,7 @@ class GroupNaming(BaseModel):
 
     num_utterances: int
     named_right: float
+    named_right_ci95: tuple[float, float] | None = None
 
 
 class RejectionFigures(BaseModel):
@@ -44,6 +45,7 @@ class RejectionFigures(BaseModel):
     num_known: int
     num_unknown: int
     auroc: float
+    auroc_ci95: tuple[float, float] | None = None
     auroc_by_kind: dict[str, float]
     threshold: float | None = None
     known_heard: float | None = None
@@ -78,13 +80,15 @@ class HeardItems:
 
 
 class NamingFigures(BaseModel):
-    """Of utterances of one label that the bundle knows: the share whose nearest prototype is that label's."""
+    """Of utterances of one label that the bundle knows: the share whose nearest prototype is that label's; `chance` is
+    one label of all that it knows."""
 
     model_config = ConfigDict(frozen=True)
 
     num_utterances: int
     named_right: float | None = None
     named_right_ci95: tuple[float, float] | None = None
+    chance: float | None = None
     per_speaker: dict[str, GroupNaming] = Field(default_factory=dict)
     per_engine: dict[str, GroupNaming] = Field(default_factory=dict)
     rejection: RejectionFigures | None = None
@@ -112,7 +116,7 @@ def name_utterances(
     vectors, known = items.vectors[spoken], set(labels)
     single = np.array([place for place, names in enumerate(named) if len(names) == 1 and names <= known], np.int64)
     scores = heard_scores(vectors, prototypes.vectors)
-    rejection = _rejection(scores, named, told, known, prototypes.heard_threshold)
+    rejection = _rejection(scores, named, told, known, prototypes.heard_threshold, seed=seed)
     second_ear = None
     if heard is not None:
         said = [heard.said[items.columns["item_id"][i]] for i in spoken]
@@ -126,8 +130,9 @@ def name_utterances(
         num_utterances=len(single),
         named_right=float(right.mean()),
         named_right_ci95=chance.bootstrap_intervals(right[None], seed=seed)[0],
-        per_speaker=_by(said_by, "speaker", right),
-        per_engine=_by(said_by, "engine", right),
+        chance=1.0 / len(labels),
+        per_speaker=_by(said_by, "speaker", right, seed=seed),
+        per_engine=_by(said_by, "engine", right, seed=seed),
         rejection=rejection,
         second_ear=second_ear,
     )
@@ -144,7 +149,7 @@ def ear_figures(
 ) -> SecondEarFigures:
     """Figures of what an ear said of utterances that name `named`; `told` are their attributes, `known` the labels."""
     scores = np.array([one.confidence if one.labels else 0.0 for one in said], np.float32)
-    rejection = _rejection(scores, named, told, known, SURE)
+    rejection = _rejection(scores, named, told, known, SURE, seed=seed)
     single = [(one, names) for one, names in zip(said, named, strict=True) if len(names) == 1 and names <= known]
     if not single:
         return SecondEarFigures(ear=ear, num_utterances=0, rejection=rejection)
@@ -162,13 +167,19 @@ def ear_figures(
     )
 
 
-def _by(told: Sequence[Mapping[str, object]], key: str, right: npt.NDArray[np.float64]) -> dict[str, GroupNaming]:
+def _by(
+    told: Sequence[Mapping[str, object]], key: str, right: npt.NDArray[np.float64], *, seed: int
+) -> dict[str, GroupNaming]:
     members: dict[str, list[float]] = {}
     for said, value in zip(told, right.tolist(), strict=True):
         if said.get(key):
             members.setdefault(str(said[key]), []).append(value)
     return {
-        name: GroupNaming(num_utterances=len(values), named_right=float(np.mean(values)))
+        name: GroupNaming(
+            num_utterances=len(values),
+            named_right=float(np.mean(values)),
+            named_right_ci95=chance.bootstrap_intervals(np.array([values]), seed=seed)[0],
+        )
         for name, values in sorted(members.items())
     }
 
@@ -179,6 +190,8 @@ def _rejection(
     told: Sequence[Mapping[str, object]],
     labels: set[str],
     threshold: float | None,
+    *,
+    seed: int,
 ) -> RejectionFigures | None:
     """None without either side. An utterance that names other labels only is unknown too."""
     is_known = np.array([bool(names & labels) for names in named])
@@ -190,6 +203,7 @@ def _rejection(
         num_known=len(known),
         num_unknown=len(unknown),
         auroc=auroc(known, unknown),
+        auroc_ci95=chance.auroc_interval(known, unknown, seed=seed),
         auroc_by_kind={kind: auroc(known, unknown[kinds == kind]) for kind in sorted(set(kinds.tolist()))},
         threshold=threshold,
         known_heard=None if threshold is None else float((known >= threshold).mean()),

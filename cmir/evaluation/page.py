@@ -237,8 +237,8 @@ def _cells(figures: MeasuredFigures) -> Cells:
 
     return (
         ("mAP", of("map", figures.map_ci95)),
-        ("mean P@k", of("mean_precision_at_k")),
-        ("P@10", at("precision_at", "10")),
+        ("mean P@k", of("mean_precision_at_k", figures.mean_precision_at_k_ci95)),
+        ("P@10", at("precision_at", "10", figures.precision_at_10_ci95)),
         ("hit@1", at("hit_at", "1", figures.hit_at_1_ci95)),
         ("recall@10", at("recall_at", "10")),
         ("nDCG@10", at("ndcg_at", "10")),
