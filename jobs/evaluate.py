@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from rich.console import Console
@@ -24,12 +24,14 @@ from cmir.archive.storage import absolute, delete_tree, join
 from cmir.errors import ConfigError, DataError
 from cmir.evaluation import collection
 from cmir.evaluation.collection import Advance, PieceRows, Rejected
+from cmir.evaluation.figures import Report
 from cmir.evaluation.listening import listen_items
 from cmir.evaluation.measurement import Evaluation, evaluate
 from cmir.evaluation.naming import HeardItems
 from cmir.evaluation.page import FAILURES_NAME, shown_items
 from cmir.evaluation.protocol import Prototypes, Relevance, check_relevance
 from cmir.evaluation.report import HTML_NAME, JSON_NAME, summary_table, write_report
+from cmir.network.bundle import read_train_scenes
 from cmir.network.ear_opening import open_ear_of
 from cmir.network.embedder import Embedder
 from cmir.network.second_ear import SecondEar
@@ -111,7 +113,14 @@ def run(config: EvaluateConfig) -> JobResult:
     Console(stderr=True).print(summary_table(report))
     outputs = {name: join(plan.output.uri, name) for name in (JSON_NAME, HTML_NAME, FAILURES_NAME)}
     counts = {"num_items": sum(report.num_items.values()), "num_items_rejected": len(rejected)}
-    details = {"space_id": report.space_id, "map": {name: found.map for name, found in report.directions.items()}}
+    details: dict[str, Any] = {
+        "space_id": report.space_id,
+        "map": {name: found.map for name, found in report.directions.items()},
+    }
+    if report.met_in_training:
+        met = report.met_in_training.items()
+        details["trained_on"] = {name: share.model_dump() for name, share in met}
+        log.warning("the bundle was trained on ground or voices of these items: %s", _shares(report))
     return JobResult({"evaluation": plan.output.uri, **outputs}, {**counts}, details)
 
 
@@ -193,8 +202,14 @@ def _evaluate(
         modalities_left_out=plan.left_out,
         seed=config.seed,
         heard=heard,
+        train_scenes=read_train_scenes(embedder.bundle.uri, embedder.bundle.config),
     )
     return evaluation, rejected
+
+
+def _shares(report: Report) -> str:
+    told = report.met_in_training.items()
+    return ", ".join(f"{name} {share.queries:.1%} of queries, {share.gallery:.1%} of gallery" for name, share in told)
 
 
 def _prototypes(embedder: Embedder) -> Prototypes | None:

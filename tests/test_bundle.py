@@ -16,10 +16,11 @@ from cmir.archive import storage
 from cmir.archive.imagery import Chip
 from cmir.archive.object_store import S3Settings
 from cmir.errors import CmirError, DataError, SpaceMismatchError
-from cmir.network.bundle import load_bundle, read_config, read_metrics, save_bundle
+from cmir.network.bundle import load_bundle, read_config, read_metrics, read_train_scenes, save_bundle
 from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.scenes import digest_of, digests_of
 from cmir.network.space import DataCount, space_id_of
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.statistics import RunningStatistics
@@ -88,6 +89,19 @@ def test_files_and_contents(saved: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm([e["prototype"] for e in config["vocabulary"]], axis=1), 1, atol=1e-5)
     preprocessing = json.loads((saved / "preprocessing.json").read_text())
     assert {entry["sensor"] for entry in preprocessing["sensors"]} == {"", "GF-1-PMS"}
+
+
+def test_the_scenes_of_training_stand_beside_and_outside_the_space(saved: Path, tmp_path: Path) -> None:
+    assert read_train_scenes(str(saved), read_config(str(saved))) is None, "it does not say"
+    scenes, place = digests_of(["b", "a", "a"]), str(tmp_path / "x")
+    space_id = save_bundle(place, make_net(), make_preprocessing(), metrics={}, training={}, train_scenes=scenes)
+    assert space_id == load_bundle(str(saved)).space_id
+    found = read_train_scenes(place, read_config(place))
+    assert found is not None
+    assert found.tolist() == sorted(map(digest_of, "ab"))
+    (tmp_path / "x" / "train_scenes.safetensors").write_bytes(b"another")
+    with pytest.raises(DataError, match="broken"):
+        read_train_scenes(place, read_config(place))
 
 
 def test_space_id_does_not_depend_on_figures_or_place(saved: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cmir.archive.shards import ShardFileWriter
 from cmir.errors import ConfigError
 from cmir.network.checks import can_judge
 from cmir.network.training_data import read_catalogues
-from tests.tiny_archives import chip_row, features_row, tiny_settings, tone_row, write_archive
+from tests.tiny_archives import chip_row, elsewhere, features_row, tiny_settings, tone_row, write_archive
 
 
 def read(folder: Path, train: list[ShardRow], val: list[ShardRow] = (), **changed: object):  # type: ignore[assignment, no-untyped-def]
@@ -100,9 +100,26 @@ def test_a_val_split_in_which_nothing_matches_is_refused(tmp_path: Path) -> None
         read(tmp_path, train, val)
 
 
+@pytest.mark.parametrize(
+    ("shared", "named"),
+    [(chip_row(2, "rgb"), "tiny-2"), (chip_row(2, "pan"), "tiny-2"), (tone_row(3), "tiny-speech-3")],
+)
+def test_a_scene_in_train_and_in_val_is_refused_and_named(shared: ShardRow, named: str, tmp_path: Path) -> None:
+    """The same image, another sensor's of the same ground, another utterance of the same speaker."""
+    train = [*(chip_row(i, name) for i in range(6) for name in ("pan", "rgb")), *SPEECH]  # type: ignore[arg-type]
+    val = [chip_row(50, "rgb"), tone_row(50), shared]
+    expected = (
+        r"ground or speakers stand in split train and in split val: seen 1 of the 3 scenes of val, such as "
+        rf"{shared.scene_id} \({named}\), expected every scene_id in one split"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        read(tmp_path / "in", train, val)
+    read(tmp_path / "apart", train, elsewhere(val))
+
+
 def test_speech_alone_is_judged_by_its_words(tmp_path: Path) -> None:
     rows = [features_row(i) for i in range(6)]
-    catalogues = read(tmp_path, rows, rows)
+    catalogues = read(tmp_path, rows, elsewhere(rows))
     assert catalogues.validation is not None
     assert can_judge(catalogues.validation)
 
@@ -110,7 +127,7 @@ def test_speech_alone_is_judged_by_its_words(tmp_path: Path) -> None:
 def test_phrases_alone_cannot_be_judged_but_trained(tmp_path: Path) -> None:
     phrases = [features_row(i) for i in (0, 5, 10)]
     assert all(len(row.labels) == 2 for row in phrases)
-    catalogues = read(tmp_path, [features_row(i) for i in range(11)], phrases)
+    catalogues = read(tmp_path, [features_row(i) for i in range(11)], elsewhere(phrases))
     assert catalogues.validation is not None
     assert not can_judge(catalogues.validation)
     with pytest.raises(ConfigError, match="early stopping has nothing to judge by: seen no val split"):

@@ -20,6 +20,7 @@ from cmir.network.embedder import Embedder
 from cmir.network.image_tower import ImageTowerConfig
 from cmir.network.model import NetworkConfig, SharedSpaceNet
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.scenes import Digests, digests_of
 from cmir.network.second_ear import Said
 from cmir.network.speech_tower import SpeechTowerConfig
 from cmir.network.statistics import RunningStatistics
@@ -69,7 +70,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_bundle(uri: str, modalities: tuple[str, ...], seed: int) -> str:
+def make_bundle(uri: str, modalities: tuple[str, ...], seed: int, train_scenes: Digests | None = None) -> str:
     torch.manual_seed(seed)
     running = RunningStatistics()
     for modality in ("pan", "rgb"):
@@ -82,7 +83,7 @@ def make_bundle(uri: str, modalities: tuple[str, ...], seed: int) -> str:
         speech=SpeechTowerConfig(width=32),
     )
     preprocessing = Preprocessing.fit(running, chip_size_px={"pan": 32, "rgb": 32}, max_speech_s=2.0)
-    save_bundle(uri, SharedSpaceNet(config), preprocessing, metrics={}, training={})
+    save_bundle(uri, SharedSpaceNet(config), preprocessing, metrics={}, training={}, train_scenes=train_scenes)
     return uri
 
 
@@ -145,6 +146,28 @@ def test_another_gallery_split(job: Job, images_bundle: str) -> None:
     assert (figures["num_queries"], figures["gallery_size"]) == (12, 21)
     assert job.line["num_items"] == 42
     assert job.report["gallery_splits"] == ["val", "test"]
+
+
+def test_ground_that_the_bundle_was_trained_on_is_told(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    met = make_bundle(str(tmp_path / "met"), ("pan", "rgb"), 1, digests_of(["scene-0", "scene-1", "scene-2", "else"]))
+    assert job("--gallery-split", "val,test", bundle=met) == 0, job.line
+    expected = {"num_queries": 12, "num_gallery": 21, "queries": 3 / 12, "gallery": 3 / 21}
+    assert job.report["trained_on"] == {"pan": expected, "rgb": expected} == job.line["trained_on"]
+    assert "pan 25.0% of queries, 14.3% of gallery, rgb 25.0%" in caplog.text
+    assert "PAN 25.00% of 12 queries and 14.29% of 21 items" in (job.output / "report.html").read_text()
+    unmet = make_bundle(str(tmp_path / "unmet"), ("pan", "rgb"), 1, digests_of(["else"]))
+    assert job("--overwrite", bundle=unmet) == 0, job.line
+    assert job.report["trained_on"]["rgb"]["queries"] == 0.0
+    assert "trained_on" not in job.line
+    assert "trained on scenes" not in (job.output / "report.html").read_text()
+
+
+def test_a_bundle_that_does_not_tell_its_scenes_is_said_to(job: Job) -> None:
+    assert job() == 0, job.line
+    assert job.report["trained_on"] is None
+    assert "does not tell on which ground" in (job.output / "report.html").read_text()
 
 
 def test_two_bundles_side_by_side(job: Job, images_bundle: str) -> None:

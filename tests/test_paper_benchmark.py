@@ -14,7 +14,7 @@ from jobs.benchmarks import paper, paper_tables
 from jobs.benchmarks.paper import PaperBenchmark, PlannedRun
 from jobs.benchmarks.paper_tables import RunFigures
 from jobs.entrypoint import run_choice
-from tests.tiny_archives import chip_row, features_row, write_archive
+from tests.tiny_archives import chip_row, elsewhere, features_row, write_archive
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def archive(tmp_path: Path) -> str:
     rows = [chip_row(i, name) for i in range(12) for name in ("pan", "ms", "rgb")]  # type: ignore[arg-type]
     rows += [features_row(i) for i in range(12)]
     for split in ("train", "val", "test"):
-        write_archive(tmp_path / "in", rows, split=split)  # type: ignore[arg-type]
+        here = rows if split == "train" else elsewhere(rows)
+        write_archive(tmp_path / "in", here, split=split)  # type: ignore[arg-type]
     return str(tmp_path / "in")
 
 

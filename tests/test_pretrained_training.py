@@ -25,7 +25,7 @@ from cmir.network.statistics import RunningStatistics
 from cmir.network.training import feed_settings, fit
 from cmir.network.training_data import read_training_data
 from cmir.network.training_settings import TrainSettings
-from tests.tiny_archives import chip_row, features_row, tiny_settings, tone_row, write_archive
+from tests.tiny_archives import chip_row, elsewhere, features_row, tiny_settings, tone_row, write_archive
 from tests.tiny_towers import IMAGE_FAMILIES, SPEECH_FAMILIES, write_tower
 
 CPU = torch.device("cpu")
@@ -36,7 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows = [chip_row(i, name) for i in range(6) for name in ("pan", "ms", "rgb")]  # type: ignore[arg-type]
     folder = tmp_path_factory.mktemp("world")
     write_archive(folder, rows + [tone_row(i) for i in range(6)])
-    return write_archive(folder, [chip_row(i, "rgb") for i in range(3)] + [tone_row(i) for i in range(3)], split="val")
+    held_out = [chip_row(i, "rgb") for i in range(3)] + [tone_row(i) for i in range(3)]
+    return write_archive(folder, elsewhere(held_out), split="val")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cmir.archive.shards import list_shards
 from cmir.errors import ConfigError
 from cmir.network.augment import ImageAugmentation
 from cmir.network.batches import Batch, ImagePart
-from cmir.network.bundle import load_bundle
+from cmir.network.bundle import load_bundle, read_config, read_train_scenes
 from cmir.network.catalogue import read_catalogue
 from cmir.network.compiled import compile_trunk
 from cmir.network.embedder import Embedder
@@ -25,6 +25,7 @@ from cmir.network.learner import DivergedError, Learner, divided, learning_rate
 from cmir.network.new_learner import build_learner
 from cmir.network.objectives import contrastive
 from cmir.network.objectives.contrastive import ContrastiveWeights, Targets
+from cmir.network.scenes import digests_of
 from cmir.network.training import SaveState, UnwritableError, feed_settings, fit
 from cmir.network.training_data import read_training_data, trainable_modalities
 from cmir.network.training_settings import TrainSettings, chosen_modalities, weight_settings
@@ -32,6 +33,7 @@ from cmir.network.validation import Validation, mean_average_precision, mean_rec
 from tests.tiny_archives import (
     LABELS,
     chip_row,
+    elsewhere,
     features_row,
     nameless_row,
     one_step,
@@ -263,7 +265,7 @@ def test_training_learns_and_writes_a_bundle_that_embeds(tmp_path: Path) -> None
 )  # fmt: skip
 def test_any_kind_of_knowledge_is_enough(preset: str, rows: list, figure: str | None, tmp_path: Path) -> None:
     uri = write_archive(tmp_path / "a", rows)
-    write_archive(tmp_path / "a", rows, split="val")
+    write_archive(tmp_path / "a", elsewhere(rows), split="val")
     result = fit(tiny_settings(preset=preset, max_steps=2), [uri], str(tmp_path / "b"), device=CPU)
     assert figure is None or 0.0 < result.figures[figure] <= 1.0
     assert result.num_steps == 2
@@ -273,7 +275,7 @@ def test_any_kind_of_knowledge_is_enough(preset: str, rows: list, figure: str | 
 def test_the_published_network_is_trained_by_the_same_loop(tmp_path: Path) -> None:
     rows = [chip_row(i, name) for i in range(6) for name in ("pan", "ms")]  # type: ignore[arg-type]
     uri = write_archive(tmp_path / "a", rows)
-    write_archive(tmp_path / "a", rows, split="val")
+    write_archive(tmp_path / "a", elsewhere(rows), split="val")
     settings = tiny_settings(objective="cmirnet", preset="pan-ms", max_steps=2, ablate="decoder")
     assert settings.published_settings.weights.decoder == 0.0
     result = fit(settings, [uri], str(tmp_path / "b"), device=CPU)
@@ -355,6 +357,22 @@ def test_a_bundle_names_the_labels_that_nobody_said(tmp_path: Path) -> None:
     uri = write_archive(tmp_path / "a", rows + [features_row(i) for i in range(6)])
     fit(tiny_settings(max_steps=1, unspoken_labels="keep"), [uri], str(tmp_path / "b"), device=CPU)
     assert load_bundle(str(tmp_path / "b")).config.unspoken_labels == ("moon",)
+
+
+def test_a_bundle_tells_the_scenes_it_was_trained_on_and_those_of_the_bundle_it_began_with(tmp_path: Path) -> None:
+    rows = {part: [chip_row(start + i, "rgb") for i in range(4)] for part, start in (("first", 0), ("then", 20))}
+    for part, here in rows.items():
+        write_archive(tmp_path / part / "in", here)
+        write_archive(tmp_path / part / "in", [chip_row(50 + i, "rgb") for i in range(3)], split="val")
+    settings, first = tiny_settings(max_steps=1), str(tmp_path / "first" / "b")
+    fit(settings, [str(tmp_path / "first" / "in")], first, device=CPU)
+    then = str(tmp_path / "then" / "b")
+    fit(settings, [str(tmp_path / "then" / "in")], then, device=CPU, init_from=first)
+    for uri, parts in ((first, ["first"]), (then, ["first", "then"]), (then + "/last", ["first", "then"])):
+        expected = digests_of(row.scene_id for part in parts for row in rows[part])
+        found = read_train_scenes(uri, read_config(uri))
+        assert found is not None
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_without_a_val_split_the_last_weights_are_kept(tmp_path: Path) -> None:

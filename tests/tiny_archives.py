@@ -1,6 +1,7 @@
 """Small archives to train on: chips whose colour says their label, of several sensors, and tones that name a label."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def features_row(i: int) -> ShardRow:
     return _spoken(i, Media("speech", vector.tobytes(), "raw", dtype="float32", shape=(8,)), labels)
 
 
+def elsewhere(rows: Sequence[ShardRow]) -> list[ShardRow]:
+    """The same items of other grounds and other speakers."""
+    return [replace(row, scene_id=make_group_id("elsewhere", row.scene_id)) for row in rows]
+
+
 def write_archive(folder: Path, rows: Sequence[ShardRow], *, split: Split = "train", part: int = 0) -> str:
     """Write rows as one shard per modality below `folder`; returns its URI."""
     for modality in {row.media.modality for row in rows}:
@@ -94,7 +100,7 @@ def _spoken(i: int, media: Media, labels: tuple[str, ...]) -> ShardRow:
     return ShardRow(
         item_id=make_item_id("tiny", f"speech-{i}", "speech"),
         media=media,
-        scene_id=make_group_id("voice", str(i % 4)),
+        scene_id=make_group_id("voice", str(i // 8)),
         source_uri=f"tiny-speech-{i}",
         labels=labels,
     )

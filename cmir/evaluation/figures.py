@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 from cmir.evaluation import baseline, chance, metrics
 from cmir.evaluation.metrics import CUTOFFS, Floats, Rankings
 from cmir.evaluation.naming import NamingFigures
+from cmir.evaluation.trained_on import TrainedOn
 
 At = dict[str, float]  # cut-off k as text -> value
 Interval = tuple[float, float]  # the middle 95% of bootstrap means over the queries
@@ -144,7 +145,8 @@ class Report(BaseModel):
     """report.json. `compare` is the same evaluation of another bundle, `differences` what lies between them.
 
     `unknown_labels` are labels of the items that the bundle was not trained on, where it was trained on labels;
-    `naming` is what utterances were taken to name.
+    `naming` is what utterances were taken to name; `trained_on` says, by modality, what share of the items shows ground
+    or is said by people that the bundle was trained on, None where the bundle does not tell.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -160,8 +162,15 @@ class Report(BaseModel):
     modalities_left_out: tuple[str, ...] = ()
     unknown_labels: tuple[str, ...] = ()
     naming: NamingFigures | None = None
+    trained_on: dict[str, TrainedOn] | None = None
     compare: "Report | None" = None
     differences: dict[str, Difference] = Field(default_factory=dict)
+
+    @property
+    def met_in_training(self) -> dict[str, TrainedOn]:
+        """Of `trained_on` the modalities of which anything was."""
+        found = (self.trained_on or {}).items()
+        return {name: share for name, share in found if share.queries > 0 or share.gallery > 0}
 
     @property
     def asked(self) -> dict[str, DirectionFigures]:

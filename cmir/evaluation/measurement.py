@@ -31,6 +31,8 @@ from cmir.evaluation.protocol import (
     check_relevance,
     directions,
 )
+from cmir.evaluation.trained_on import trained_on
+from cmir.network.scenes import Digests
 
 F32 = npt.NDArray[np.float32]
 
@@ -82,11 +84,13 @@ def evaluate(
     modalities_left_out: Sequence[str] = (),
     seed: int = 0,
     heard: HeardItems | None = None,
+    train_scenes: Digests | None = None,
 ) -> Evaluation:
     """Measure every direction between the items' modalities.
 
     `seed` is the bootstrap's and the map's; `prototypes` are the labels the bundle knows; `bundle_uri`, `num_rejected`
-    and `modalities_left_out` are said in the report; `heard` is what a second ear understood of the queries.
+    and `modalities_left_out` are said in the report; `heard` is what a second ear understood of the queries;
+    `train_scenes` are digests of the scenes that the bundle was trained on, where it tells.
 
     Raises ConfigError where no item carries what the relevance needs.
     """
@@ -96,18 +100,23 @@ def evaluate(
         direction.name: _measure(setting, direction)
         for direction in directions(items, relevance, query_splits, gallery_splits)
     }
+    asked, searched = tuple(query_splits), tuple(gallery_splits)
+    met = None
+    if train_scenes is not None:
+        met = trained_on(items, train_scenes, query_splits=asked, gallery_splits=searched)
     report = Report(
         space_id=space_id,
         bundle_uri=bundle_uri,
         relevance=relevance,
-        query_splits=tuple(query_splits),
-        gallery_splits=tuple(gallery_splits),
+        query_splits=asked,
+        gallery_splits=searched,
         directions={name: result.figures for name, result in results.items()},
         num_items={name: items.columns["modality"].count(name) for name in sorted(set(items.columns["modality"]))},
         num_items_rejected=num_rejected,
         modalities_left_out=tuple(modalities_left_out),
         unknown_labels=_unknown_labels(items, prototypes),
-        naming=name_utterances(items, prototypes, splits=query_splits, seed=seed, heard=heard),
+        naming=name_utterances(items, prototypes, splits=asked, seed=seed, heard=heard),
+        trained_on=met,
     )
     return Evaluation(items, prototypes, relevance, seed, report, results)
 

@@ -2,6 +2,7 @@
 
     model.safetensors  every tensor          preprocessing.json  bands, scale, mean, std per sensor; speech
     config.json        all else, digests     metrics.json        figures             README.md  the model card
+    train_scenes.safetensors                 digests of the scenes it was trained on, where they are known
 
 `config.json` is written last: a folder without it is an unfinished bundle. Loading compares the digests of the files
 and computes the space_id anew, so that a truncated copy, a mixture of two bundles or an edited file is refused by name.
@@ -25,6 +26,7 @@ from cmir.errors import DataError, SpaceMismatchError
 from cmir.network.build import Network, build_network
 from cmir.network.model_card import model_card
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.scenes import Digests, packed, unpacked
 from cmir.network.space import (
     BUNDLE_FORMAT,
     SPACE_CODE_VERSION,
@@ -38,6 +40,7 @@ TENSORS_FILE: Final = "model.safetensors"
 CONFIG_FILE: Final = "config.json"
 PREPROCESSING_FILE: Final = "preprocessing.json"
 METRICS_FILE: Final = "metrics.json"
+SCENES_FILE: Final = "train_scenes.safetensors"
 CARD_FILE: Final = "README.md"
 _Model = TypeVar("_Model", bound=BaseModel)
 _RESTORE: Final = "copy the whole folder again from where it was trained, or train again"
@@ -70,6 +73,7 @@ def save_bundle(
     heard_threshold: float | None = None,
     spoken_forms: Mapping[str, tuple[str, ...]] | None = None,
     unspoken_labels: Sequence[str] = (),
+    train_scenes: Digests | None = None,
 ) -> str:
     """Write a bundle into the folder `uri` and return its space_id.
 
@@ -78,6 +82,7 @@ def save_bundle(
         training: the resolved training configuration; no local paths, no run ids.
         data: what it was trained and validated on, for the model card.
         heard_threshold, spoken_forms, unspoken_labels: see BundleConfig.
+        train_scenes: digests of the scenes it was trained on (see scenes); they do not belong to the space_id.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     files = {
@@ -85,6 +90,8 @@ def save_bundle(
         PREPROCESSING_FILE: _json_bytes(preprocessing),
         METRICS_FILE: (json.dumps(metrics, indent=2) + "\n").encode(),
     }
+    if train_scenes is not None:
+        files[SCENES_FILE] = packed(train_scenes)
     config = BundleConfig(
         space_id=space_id_of(tensors, net.config.model_dump(mode="json"), preprocessing.model_dump(mode="json")),
         code_version=cmir.__version__,
@@ -96,7 +103,7 @@ def save_bundle(
         unspoken_labels=tuple(unspoken_labels),
         data=tuple(data),
         training=dict(training),
-        sha256={name: _sha256(files[name]) for name in (TENSORS_FILE, PREPROCESSING_FILE)},
+        sha256={name: _sha256(content) for name, content in files.items() if name != METRICS_FILE},
     )
     files[CARD_FILE] = model_card(config, preprocessing, metrics).encode()
     files[CONFIG_FILE] = _json_bytes(config)  # last: it declares the folder complete
@@ -171,6 +178,13 @@ def read_metrics(uri: str) -> Mapping[str, JsonValue]:
     if not isinstance(metrics, dict):
         raise _broken(uri, METRICS_FILE, seen=type(metrics).__name__, expected="a JSON object")
     return metrics
+
+
+def read_train_scenes(uri: str, config: BundleConfig) -> Digests | None:
+    """The digests of the scenes that a bundle was trained on; None where it does not say. Raises as `load_bundle`."""
+    if SCENES_FILE not in config.sha256:
+        return None
+    return unpacked(_verified(uri, SCENES_FILE, config), storage.join(uri, SCENES_FILE))
 
 
 def _vocabulary(net: Network) -> tuple[LabelPrototype, ...]:

@@ -6,7 +6,7 @@ of, so that co-located chips always meet.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from cmir.archive.schema import MODALITIES
 from cmir.archive.shards import Piece, ShardFile, pieces, read_row_group
 from cmir.errors import DataError
+from cmir.network.scenes import Digests, digests_of
 
 UNKNOWN: Final = -1
-_COLUMNS: Final = ["modality", "dtype", "bands", "labels", "scene_class", "pair_id"]
+_COLUMNS: Final = ["modality", "dtype", "bands", "labels", "scene_class", "pair_id", "scene_id"]
 _SPEECH: Final = MODALITIES.index("speech")
 
 Array = npt.NDArray[Any]
@@ -29,7 +30,7 @@ Array = npt.NDArray[Any]
 class Catalogue:
     """Columns over N items: modality int8[N] (index into MODALITIES), piece int32[N], row int32[N] within the piece,
     num_bands int16[N], item_size int8[N] bytes per value, labels uint8[N,L], has_labels bool[N], class_id and pair_id
-    int64[N] (UNKNOWN where there is none).
+    int64[N] (UNKNOWN where there is none). `scenes` are the digests of its different scene_ids (see scenes).
 
     `has_labels` tells whether an item's labels are known. A chip without any label was not labelled; an utterance
     without any names none of them, which is worth knowing too.
@@ -47,6 +48,7 @@ class Catalogue:
     has_labels: Array
     class_id: Array
     pair_id: Array
+    scenes: Digests = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def __len__(self) -> int:
         return len(self.modality)
@@ -107,6 +109,7 @@ def read_catalogue(
         has_labels=labels.any(axis=1) | ((modality == _SPEECH) & says_nothing),
         class_id=_codes(table["scene_class"], class_names),
         pair_id=_codes(table["pair_id"], None),
+        scenes=digests_of(pc.unique(table["scene_id"]).to_pylist()),
     )
 
 

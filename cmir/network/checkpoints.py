@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 
 from cmir.archive import storage
 from cmir.network.build import Network
-from cmir.network.bundle import save_bundle
+from cmir.network.bundle import read_config, read_train_scenes, save_bundle
+from cmir.network.scenes import Digests
 from cmir.network.training_data import TrainingData
 from cmir.network.training_settings import TrainSettings
 from cmir.network.validation import HEARD_THRESHOLD
@@ -61,6 +63,14 @@ class Clock:
         return learner_state
 
 
+def scenes_learnt(data: TrainingData, init_from: str | None) -> Digests | None:
+    """Those of split train and of the bundle started from; None where that one does not say which it learnt."""
+    if init_from is None:
+        return data.catalogue.scenes
+    before = read_train_scenes(init_from, read_config(init_from))
+    return None if before is None else np.union1d(data.catalogue.scenes, before)
+
+
 @dataclass(frozen=True)
 class Bundles:
     """`best` and `last` below the place of the bundle while training goes on; at the end the best is the bundle."""
@@ -68,6 +78,7 @@ class Bundles:
     uri: str
     settings: TrainSettings
     data: TrainingData
+    train_scenes: Digests | None
 
     def write(self, name: str, net: Network, clock: Clock, figures: Mapping[str, float]) -> None:
         """Replace `best` or `last`."""
@@ -92,4 +103,5 @@ class Bundles:
             heard_threshold=figures.get(HEARD_THRESHOLD),
             spoken_forms=self.data.spoken_forms,
             unspoken_labels=self.data.unspoken_labels,
+            train_scenes=self.train_scenes,
         )

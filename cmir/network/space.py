@@ -44,7 +44,8 @@ class LabelPrototype(BaseModel):
 
 
 class BundleConfig(BaseModel):
-    """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, by name.
+    """`config.json` of a bundle. `sha256` holds the digests of the other files that decide an embedding, and of the
+    list of scenes, by name.
 
     `heard_threshold`: an utterance whose cosine to every prototype is below it names no known label; None where that
     was not measured. `spoken_forms`: what was said for each label in training; {} where that was not written down.

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from cmir.errors import ConfigError, DataError
 from cmir.network.augment import VariedBatch
 from cmir.network.batches import Batch
-from cmir.network.checkpoints import Bundles, Clock
+from cmir.network.checkpoints import Bundles, Clock, scenes_learnt
 from cmir.network.checks import can_judge, facts_of, together
 from cmir.network.feed import FeedSettings, TrainingFeed
 from cmir.network.learner import share_weights
@@ -114,7 +114,7 @@ def fit(
         validation = Validation(data.validation, data.preprocessing)
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings), rank=rank, world_size=world_size)
     trackers = _trackers(settings, bundle_uri, log_dir, mlflow_uri, num_steps_before > 0) if rank == 0 else []
-    bundles = Bundles(bundle_uri, settings, data)
+    bundles = Bundles(bundle_uri, settings, data, scenes_learnt(data, init_from))
     pace = Pace(device)
     if rank == 0:
         log.info("training by %d workers from step %d, %d steps an epoch", world_size, clock.step, feed.steps_per_epoch)

@@ -15,6 +15,7 @@ from cmir.errors import ConfigError, DataError
 from cmir.network import checks
 from cmir.network.catalogue import Catalogue, read_catalogue
 from cmir.network.preprocessing import Preprocessing
+from cmir.network.scenes import check_disjoint
 from cmir.network.space import DataCount
 from cmir.network.spoken_forms import read_spoken_forms
 from cmir.network.statistics import RunningStatistics
@@ -98,6 +99,8 @@ def read_catalogues(settings: TrainSettings, shard_uris: Sequence[str]) -> Catal
     unspoken = checks.unspoken_labels(train, settings.unspoken_labels)
     held_out = [file for file in files if file.split == "val" and file.num_rows and file.modality in modalities]
     validation = checks.in_vocabulary(read_catalogue(held_out), train) if held_out else None
+    if validation is not None:
+        check_disjoint(train.scenes, validation.scenes, held_out)
     if settings.patience is not None and (validation is None or not checks.can_judge(validation)):
         fix = "add a val split with chips, or leave --patience out"
         raise ConfigError("early stopping has nothing to judge by", seen="no val split", expected="one", fix=fix)
