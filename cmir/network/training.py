@@ -26,7 +26,7 @@ from cmir.network.checks import can_judge, facts_of, together
 from cmir.network.feed import FeedSettings, TrainingFeed
 from cmir.network.learner import share_weights
 from cmir.network.new_learner import AnyLearner, build_learner
-from cmir.network.pace import Pace
+from cmir.network.pace import Pace, gpu_use_of
 from cmir.network.pretrained_training import sized_for_towers
 from cmir.network.progress import TrainingProgress
 from cmir.network.trackers import MLflow, TensorBoard, Tracker
@@ -115,7 +115,7 @@ def fit(
     feed = TrainingFeed(data.catalogue, data.preprocessing, feed_settings(settings), rank=rank, world_size=world_size)
     trackers = _trackers(settings, bundle_uri, log_dir, mlflow_uri, num_steps_before > 0) if rank == 0 else []
     bundles = Bundles(bundle_uri, settings, data, scenes_learnt(data, init_from))
-    pace = Pace(device)
+    pace = Pace(device, gpu_use_of(device))
     if rank == 0:
         log.info("training by %d workers from step %d, %d steps an epoch", world_size, clock.step, feed.steps_per_epoch)
     with TrainingProgress(trackers, is_quiet=rank > 0) as progress:

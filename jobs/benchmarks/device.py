@@ -21,6 +21,7 @@ from cmir.archive.shards import Piece
 from cmir.gallery.piece_embedder import PieceEmbedder
 from cmir.network.embedder import Device, Embedder, Precision, resolve_device
 from cmir.network.model import ImageInput
+from cmir.network.pace import gpu_use_of
 from jobs import entrypoint
 from jobs.benchmarks.material import TOWERS, Tower, first_shards, pieces_of, untrained_bundle, write_archive
 from jobs.benchmarks.record import BenchmarkConfig, Findings, Run, Sizes, sizes_of
@@ -138,7 +139,8 @@ def _through(call: object, pieces: Sequence[Piece], at_once: int) -> tuple[float
         futures = [pool.submit(call, piece) for piece in pieces]
         for future in futures[: -max(1, len(futures) // 4)]:
             future.result()
-        use = float(torch.cuda.utilization()) if torch.cuda.is_available() else None
+        read = gpu_use_of(torch.device("cuda")) if torch.cuda.is_available() else None
+        use = None if read is None else read()
         for future in futures:
             future.result()
         return time.perf_counter() - began, use
