@@ -68,11 +68,17 @@ def serve(
     second_ear: Annotated[str | None, typer.Option(help=_SECOND_EAR)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    api_keys_file: Annotated[
+        str | None, typer.Option(help="Hashed API keys (python -m serve.keys NAME); CMIR_API_KEYS_FILE otherwise.")
+    ] = None,
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other hosts than loopback without keys.")] = False,
 ) -> None:
     """Keep the service up until it is interrupted."""
     flags = ["--gallery", gallery, "--composition", composition, "--host", host, "--port", str(port)]
     flags += ["--bundle", bundle] if bundle else []
     flags += ["--second-ear", second_ear] if second_ear else []
+    flags += ["--api-keys-file", api_keys_file] if api_keys_file else []
+    flags += ["--open-to-all"] if open_to_all else []
     # in the place of this process, so that every signal to it reaches the service and none is left behind
     os.execv(sys.executable, [sys.executable, "-m", "serve", *flags])
 

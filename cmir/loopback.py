@@ -1,11 +1,24 @@
 """This machine's own address, on which whatever a command starts for itself listens."""
 
+import ipaddress
 import socket
 from typing import Final
 
 from cmir.errors import ConfigError
 
 HOST: Final = "127.0.0.1"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there can be reached from this machine alone.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "192.168.0.7", "server")]
+    [True, True, True, False, False, False, False]
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def check_port_is_free(host: str, port: int) -> None:

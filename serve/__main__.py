@@ -1,9 +1,9 @@
 """`python -m serve --gallery URI [...]`: the service on a Ray of its own on this machine, until it is told to end.
 
 For a laptop and for `cmir serve`; on a cluster the same application runs by `serve run` or a RayService. Everything
-listens on loopback unless --host says otherwise. RAY_SERVE_ENABLE_HA_PROXY=1 saves some 5 ms a request, but HAProxy
-opens its statistics (ports 8404 and 9101) to the network, so it is for machines behind a firewall. Exit 2 where the
-service is refused before it starts, 1 where it fails to start.
+listens on loopback unless --host says otherwise, which needs API keys, or --open-to-all. RAY_SERVE_ENABLE_HA_PROXY=1
+saves some 5 ms a request, but HAProxy opens its statistics (ports 8404 and 9101) to the network, so it is for machines
+behind a firewall. Exit 2 where the service is refused before it starts, 1 where it fails to start.
 """
 
 import logging
@@ -19,8 +19,8 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from cmir.errors import CmirError
-from cmir.loopback import check_port_is_free
+from cmir.errors import CmirError, ConfigError
+from cmir.loopback import check_port_is_free, is_loopback
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,9 +52,14 @@ def serve_here(
     device: Annotated[Device, typer.Option(help="Where to encode.")] = Device.AUTO,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    api_keys_file: Annotated[Path | None, typer.Option(help="Hashed API keys; open to all otherwise.")] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="Hashed API keys; CMIR_API_KEYS_FILE otherwise.", show_default=False)
+    ] = None,
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other hosts than loopback without keys.")] = False,
 ) -> None:
     """Serve a gallery until interrupted."""
+    if not open_to_all:
+        check_who_may_ask(host, api_keys_file or os.environ.get("CMIR_API_KEYS_FILE"))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, with a warning
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for batch work: any other program would go first
@@ -96,6 +101,18 @@ def serve_here(
             signal.signal(number, signal.SIG_IGN)  # what is started must be ended, whoever is impatient
         serve.shutdown()
         ray.shutdown()
+
+
+def check_who_may_ask(host: str, keys_file: Path | str | None) -> None:
+    """Raises ConfigError where a service that asks for no key could be reached from other machines."""
+    if not keys_file and not is_loopback(host):
+        raise ConfigError(
+            "whoever reaches this address could ask",
+            seen="no API keys",
+            expected="a host of this machine alone, or API keys",
+            where=f"--host {host}",
+            fix="give --api-keys-file (python -m serve.keys NAME makes a key and its line), or --open-to-all",
+        )
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

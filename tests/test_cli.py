@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cmir.archive.speech import pcm_media
 from cmir.archive.voices import Voice, speak
 from cmir.cli import app
-from cmir.errors import CmirError, SpaceMismatchError
+from cmir.errors import CmirError, GalleryError, SpaceMismatchError
 from cmir.live_queries import image_file, wav_file
 from cmir.loopback import free_port
 from cmir.network.embedder import Embedder
 from cmir.network.hearing import Heard
+from serve.__main__ import serve_here
 from tests import serve_real, tiny_archives
 
 run = CliRunner()
@@ -213,6 +215,31 @@ def test_serve_becomes_the_service_so_that_signals_reach_it(tmp_path: Path, numb
     flags = ["--gallery", "g", "--composition", "fused", "--host", "127.0.0.1", "--port", "8123", "--bundle", "b"]
     assert first == [str(process.pid), *flags]
     assert (rest.strip(), process.returncode) == (number.name, 7)
+
+
+def test_a_service_without_keys_is_reached_from_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CMIR_API_KEYS_FILE", raising=False)
+    command = [sys.executable, "-m", "cmir.cli", "serve", "--gallery", str(tmp_path), "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "whoever reaches this address could ask" in done.stderr
+    assert "--api-keys-file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flags", [["--open-to-all"], ["--api-keys-file", "keys.txt"], ["--host", "localhost"], ["--host", "::1"]]
+)
+def test_a_service_with_keys_or_said_to_be_open_listens_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    arguments = ["serve", "--gallery", str(tmp_path), "--host", "0.0.0.0", *flags]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(GalleryError, match="not published"):  # the next thing that is looked at
+        typer.run(serve_here)
 
 
 @pytest.mark.slow

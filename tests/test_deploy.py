@@ -137,6 +137,14 @@ def test_the_service_carries_the_serve_file_and_its_args_are_ours(rendered: list
     assert ServeArgs.model_validate(application.args).gallery == "s3://cmir/gallery"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").rglob("serve.yaml")), ids=lambda path: path.parent.name)
+def test_a_service_that_other_machines_reach_asks_for_keys(path: Path) -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
+    assert config.http_options.host == "0.0.0.0"
+    (application,) = config.applications
+    assert ServeArgs.model_validate(application.args).api_keys_file
+
+
 def _parsed(flags: list[str]) -> dict[str, Any]:
     """--a b --c -> {"a": "b", "c": True}."""
     values: dict[str, Any] = {}
