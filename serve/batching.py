@@ -2,13 +2,12 @@
 
 A batch is whatever has come in while the one before it ran: a lone request never waits for company, and under load
 batches grow by themselves. A failing batch is run again item by item, so that nobody fails for a batch-mate; a caller
-that has gone away is left out.
+that has gone away is left out. Items of different groups never share a batch, so one group's pace is no other's.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -29,14 +28,16 @@ class Timed(Generic[Result]):
 @dataclass(slots=True)
 class _Ticket(Generic[Item, Result]):
     item: Item
+    group: Hashable
     future: "asyncio.Future[Timed[Result]]"
     submitted_at: float
 
 
 class Batcher(Generic[Item, Result]):
-    """Feeds `run` in `executor` with at most `max_items` items at once, whose costs sum to at most `max_cost`.
+    """Feeds `run` in `executor` with at most `max_items` items of one group, whose costs sum to at most `max_cost`.
 
-    An item costlier than `max_cost` runs alone. Use from one event loop.
+    The group of the item that waits longest comes first. An item costlier than `max_cost` runs alone. Use from one
+    event loop.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Batcher(Generic[Item, Result]):
         max_items: int,
         max_cost: float = float("inf"),
         cost_of: Callable[[Item], float] = lambda _: 0.0,
+        group_of: Callable[[Item], Hashable] = lambda _: None,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._run, self._executor, self._max_items = run, executor, max_items
-        self._max_cost, self._cost_of, self._on_batch = max_cost, cost_of, on_batch
-        self._waiting: deque[_Ticket[Item, Result]] = deque()
+        self._max_cost, self._cost_of, self._group_of, self._on_batch = max_cost, cost_of, group_of, on_batch
+        self._waiting: list[_Ticket[Item, Result]] = []
         self._drainer: asyncio.Task[None] | None = None
 
     @property
@@ -62,7 +64,7 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Timed[Result]:
         """The result for `item`; raises whatever `run` raises for it alone."""
         loop = asyncio.get_running_loop()
-        ticket: _Ticket[Item, Result] = _Ticket(item, loop.create_future(), time.perf_counter())
+        ticket: _Ticket[Item, Result] = _Ticket(item, self._group_of(item), loop.create_future(), time.perf_counter())
         self._waiting.append(ticket)
         if self._drainer is None:
             self._drainer = loop.create_task(self._drain())
@@ -77,16 +79,18 @@ class Batcher(Generic[Item, Result]):
             self._drainer = None
 
     def _take(self) -> list[_Ticket[Item, Result]]:
+        waiting = [ticket for ticket in self._waiting if not ticket.future.done()]  # else its caller has gone
         batch: list[_Ticket[Item, Result]] = []
         cost = 0.0
-        while self._waiting and len(batch) < self._max_items:
-            if self._waiting[0].future.done():  # its caller has gone
-                self._waiting.popleft()
+        for ticket in waiting:
+            if ticket.group != waiting[0].group:
                 continue
-            cost += self._cost_of(self._waiting[0].item)
-            if batch and cost > self._max_cost:
+            cost += self._cost_of(ticket.item)
+            if batch and (cost > self._max_cost or len(batch) == self._max_items):
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(ticket)
+        taken = set(map(id, batch))
+        self._waiting = [ticket for ticket in waiting if id(ticket) not in taken]
         return batch
 
     async def _answer(self, batch: list[_Ticket[Item, Result]]) -> None:
@@ -98,7 +102,8 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:  # the border to the callers: each of them gets it raised
             if len(batch) > 1:
                 for ticket in batch:
-                    await self._answer([ticket])
+                    if not ticket.future.done():
+                        await self._answer([ticket])
             elif not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return

@@ -9,7 +9,7 @@ a remote one. A Snapshot is what one publish means: one bundle and one version o
 import asyncio
 import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -59,7 +59,15 @@ class Embeds(Protocol):
 class Searches(Protocol):
     """What the service needs of a searcher (cmir.gallery.search, or a double in memory)."""
 
-    def rank(self, vectors: F32, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]: ...
+    def rank(
+        self,
+        vectors: F32,
+        *,
+        targets: Sequence[str],
+        k: int,
+        filters: Filters | None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Ranking]: ...
     def tell(self, rankings: Sequence[Ranking]) -> list[list[Hit]]: ...
     def item(self, item_id: str) -> GalleryItem: ...
     def vector(self, item_id: str) -> F32: ...
@@ -202,39 +210,64 @@ class Wanted:
     filters: Filters | None
 
 
-class Finder:
-    """Searches in batches: those that share targets, k and filters go into one call of the searcher."""
+@dataclass(slots=True, eq=False)
+class _Search:
+    """A search, and whether its asker has its answer or has gone."""
 
-    def __init__(self, searcher: Searches, *, executor: Executor, limits: Limits, metrics: Metrics) -> None:
+    wanted: Wanted
+    is_over: bool = False
+
+    @property
+    def group(self) -> tuple[tuple[Modality, ...], int, Filters | None]:
+        """What searches must have in common to share a call."""
+        return self.wanted.targets, self.wanted.k, self.wanted.filters
+
+
+class Finder:
+    """Searches in batches: those that share targets, k and filters go into one call of the searcher.
+
+    Those with filters, which may take long, have a thread of their own: nobody without one waits for them.
+    """
+
+    def __init__(
+        self, searcher: Searches, *, executor: Executor, filtering: Executor, limits: Limits, metrics: Metrics
+    ) -> None:
         self._searcher, self._fetch_s = searcher, metrics.stage_s.labels("fetch")
-        self._batcher: Batcher[Wanted, list[Hit]] = Batcher(
-            self._find,
-            executor=executor,
-            max_items=limits.max_search_items,
-            on_batch=metrics.batch_items.labels("search").observe,
+        self._plain, self._filtered = (
+            Batcher[_Search, list[Hit]](
+                self._find,
+                executor=threads,
+                max_items=limits.max_search_items,
+                group_of=lambda search: search.group,
+                on_batch=metrics.batch_items.labels("search").observe,
+            )
+            for threads in (executor, filtering)
         )
-        metrics.watch_queue("search", self._batcher)
+        metrics.watch_queue("search", self._plain)
+        metrics.watch_queue("search", self._filtered)
 
     async def find(self, wanted: Wanted) -> Timed[list[Hit]]:
         """Its hits, best first. Raises QueryError for filters that cannot be applied."""
-        return await self._batcher.submit(wanted)
+        search = _Search(wanted)
+        try:
+            return await (self._filtered if wanted.filters else self._plain).submit(search)
+        finally:
+            search.is_over = True
 
-    def _find(self, batch: Sequence[Wanted]) -> list[list[Hit]]:
-        groups: dict[tuple[tuple[Modality, ...], int, str], list[int]] = {}
-        for position, wanted in enumerate(batch):
-            filters = wanted.filters.model_dump_json() if wanted.filters else ""
-            groups.setdefault((wanted.targets, wanted.k, filters), []).append(position)
-        found: list[list[Hit]] = [[] for _ in batch]
-        for positions in groups.values():
-            first = batch[positions[0]]
-            vectors = np.stack([batch[position].vector for position in positions])
-            ranked = self._searcher.rank(vectors, targets=first.targets, k=first.k, filters=first.filters)
-            began_at = time.perf_counter()
-            answers = self._searcher.tell(ranked)
-            fetch_s = time.perf_counter() - began_at
-            for position, hits in zip(positions, answers, strict=True):
-                found[position] = hits
-                self._fetch_s.observe(fetch_s)
+    def _find(self, batch: Sequence[_Search]) -> list[list[Hit]]:
+        first = batch[0].wanted
+        ranked = self._searcher.rank(
+            np.stack([search.wanted.vector for search in batch]),
+            targets=first.targets,
+            k=first.k,
+            filters=first.filters,
+            is_wanted=lambda: not all(search.is_over for search in batch),
+        )
+        began_at = time.perf_counter()
+        found = self._searcher.tell(ranked)
+        fetch_s = time.perf_counter() - began_at
+        for _ in batch:
+            self._fetch_s.observe(fetch_s)
         return found
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cmir.errors import DataError, QueryError, SpaceMismatchError
+from cmir.gallery.filters import Filters
 from cmir.gallery.publish import Pointer
 from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.embedder import Prepared
@@ -22,7 +23,7 @@ from cmir.network.hearing import Heard
 from cmir.network.second_ear import heard_by_ear
 from serve.canary import Canary
 from serve.deployments import Decoder, Snapshot, Wanted
-from serve.limits import Limits
+from serve.limits import MIN_POLYGON_POINTS, Limits
 from serve.media import ImageBytes, SpeechBytes
 from serve.metrics import Metrics
 from serve.probing import probe
@@ -103,6 +104,7 @@ class Engine:
         Raises ProblemError, QueryError, DataError or SpaceMismatchError for a query that cannot be answered; one that
         fails ends all.
         """
+        check_polygons([query.filters for query in queries if query.filters], self.limits)
         snapshot = self.snapshot
         return await _together([self._search(query, snapshot) for query in queries])
 
@@ -239,6 +241,19 @@ def combined(vectors: Sequence[F32], weights: Sequence[float]) -> F32:
         raise QueryError("the parts of the query cancel each other out", seen=f"length {norm:.1e}", expected="above 0")
     unit: F32 = (total / norm).astype(np.float32)
     return unit
+
+
+def check_polygons(filters: Sequence[Filters], limits: Limits) -> None:
+    """Raises QueryError where the different polygons of a request take longer to compare than one may."""
+    points = {one.polygon: max(MIN_POLYGON_POINTS, one.num_polygon_points) for one in filters if one.polygon}
+    if sum(points.values()) > limits.max_polygon_points:
+        counted = f"each counted as {MIN_POLYGON_POINTS} or more"
+        raise QueryError(
+            "the polygons of the request have too many points",
+            seen=f"{sum(points.values())} of {len(points)} different polygons, {counted}",
+            expected=f"at most {limits.max_polygon_points} together",
+            fix="ask in several requests, by polygons of fewer points, or by bbox",
+        )
 
 
 def _checked(vector: F32, space_id: str, snapshot: Snapshot) -> F32:

@@ -10,12 +10,14 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Message, Receive
 
+from cmir.gallery.filters import MAX_POLYGON_POINTS
 from serve.problems import ProblemError, too_large
 
 MAX_HITS: Final = 1000
 DEFAULT_HITS: Final = 10
 MAX_BATCH_QUERIES: Final = 64
 MAX_PARTS: Final = 32
+MIN_POLYGON_POINTS: Final = 100  # what finding and reading the rows near any polygon costs
 RETRY_AFTER_S: Final = 1
 
 
@@ -32,6 +34,11 @@ class Limits(BaseModel):
     max_in_flight: int = Field(default=64, ge=1, description="requests under way in one replica before 429")
     deadline_s: float = Field(default=20.0, gt=0, description="longest time for one answer, seconds")
     max_encode_items: int = Field(default=32, ge=1, description="most media in one pass of the encoder")
+    max_polygon_points: int = Field(
+        default=MAX_POLYGON_POINTS,
+        ge=MIN_POLYGON_POINTS,
+        description=f"points of all different polygons of a request, each counted as {MIN_POLYGON_POINTS} or more",
+    )
     max_search_items: int = Field(default=64, ge=1, description="most vectors in one search call")
 
 

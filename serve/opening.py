@@ -34,11 +34,12 @@ MakeEncoder: TypeAlias = Callable[[Embedder], Awaitable[Encoder]]
 @dataclass(frozen=True, slots=True)
 class Threads:
     """Where the parts run: several decode, one encodes (torch has its own), one searches (so that batches form), one
-    listens."""
+    searches with filters, one listens."""
 
     decode: Executor
     encode: Executor
     search: Executor
+    filter: Executor
     listen: Executor
 
     @classmethod
@@ -49,6 +50,7 @@ class Threads:
             decode=ThreadPoolExecutor(max(2, num_cores), "decode"),
             encode=ThreadPoolExecutor(1, "encode"),
             search=ThreadPoolExecutor(1, "search"),
+            filter=ThreadPoolExecutor(1, "filter"),
             listen=ThreadPoolExecutor(1, "listen"),
         )
 
@@ -142,7 +144,13 @@ class SnapshotOpener:
             probes = probe_media(loaded.bundle.preprocessing, loaded.modalities)
             listener = await asyncio.to_thread(self._listener, loaded)
             embedder = loaded
-        finder = Finder(searcher, executor=self._threads.search, limits=self._limits, metrics=self._metrics)
+        finder = Finder(
+            searcher,
+            executor=self._threads.search,
+            filtering=self._threads.filter,
+            limits=self._limits,
+            metrics=self._metrics,
+        )
         await asyncio.to_thread(searcher.warm)
         num_items = await asyncio.to_thread(count_items, self._gallery_uri, pointer)
         snapshot = Snapshot(pointer, embedder, encoder, searcher, finder, num_items, probes, listener)

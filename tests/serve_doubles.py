@@ -8,7 +8,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -95,8 +95,19 @@ class FakeSearcher:
     calls: list[tuple[int, tuple[str, ...], int, Filters | None]] = field(default_factory=list)
     num_lost: int = 0  # rows that its index does not find
     distances_fail_with: Exception | None = None
+    on_filters: Callable[[Filters, Callable[[], bool]], None] = lambda filters, is_wanted: None
 
-    def rank(self, vectors: np.ndarray, *, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]:
+    def rank(
+        self,
+        vectors: np.ndarray,
+        *,
+        targets: Sequence[str],
+        k: int,
+        filters: Filters | None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Ranking]:
+        if filters is not None:
+            self.on_filters(filters, is_wanted)
         self.calls.append((len(vectors), tuple(targets), k, filters))
         wanted = set(filters.labels or ()) if filters else set()
         kept = [
@@ -273,7 +284,7 @@ class FakeGallery:
         self.opening_fails_with: Exception | None = None
         self.ear: SecondEar | None = None
         self._poll_s = poll_s
-        names = ("decode", "run", "find", "listen")
+        names = ("decode", "run", "find", "filter", "listen")
         self._threads = {name: ThreadPoolExecutor(2 if name == "decode" else 1) for name in names}
 
     def engine(self, *, canary_s: float = 0, processes: DecodingProcesses | None = None) -> Engine:
@@ -291,7 +302,13 @@ class FakeGallery:
         embedder = self.embedders[seen.space_id]
         searcher = self.searcher if embedder.sign > 0 else FakeSearcher(gallery_rows(embedder.sign))
         encoder = LocalEncoder(embedder, executor=self._threads["run"], limits=self.limits, metrics=self.metrics)
-        finder = Finder(searcher, executor=self._threads["find"], limits=self.limits, metrics=self.metrics)
+        finder = Finder(
+            searcher,
+            executor=self._threads["find"],
+            filtering=self._threads["filter"],
+            limits=self.limits,
+            metrics=self.metrics,
+        )
         probe = raw_media("rgb", pixels("rgb", 0), bands=("red", "green", "blue"))
         listener = Listener(self.ear, executor=self._threads["listen"]) if self.ear else None
         return Snapshot(seen, embedder, encoder, searcher, finder, searcher.num_items(), (probe,), listener)

@@ -47,6 +47,46 @@ def test_a_costly_item_runs_alone() -> None:
     assert batches == [[2, 3], [9], [1, 1]]
 
 
+def test_groups_share_no_batch_and_the_longest_waiting_comes_first() -> None:
+    batches: list[list[str]] = []
+
+    def same(items: Sequence[str]) -> Sequence[str]:
+        batches.append(list(items))
+        return items
+
+    async def ask() -> None:
+        batcher = Batcher(same, executor=executor, max_items=2, group_of=lambda item: item[0])
+        await asyncio.gather(*[batcher.submit(item) for item in ("a1", "b1", "a2", "b2", "a3", "c1")])
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(ask())
+    assert batches == [["a1", "a2"], ["b1", "b2"], ["a3"], ["c1"]]
+
+
+def test_a_failing_batch_is_not_run_again_for_who_has_gone() -> None:
+    seen: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail(items: Sequence[int]) -> Sequence[int]:
+        seen.extend(items)
+        begun.set()
+        go_on.wait(5)
+        raise ValueError(f"{len(items)} items")
+
+    async def ask() -> None:
+        batcher = Batcher(fail, executor=executor, max_items=2)
+        gone, stays = (asyncio.ensure_future(batcher.submit(item)) for item in (1, 2))
+        await asyncio.to_thread(begun.wait)
+        gone.cancel()
+        go_on.set()
+        with pytest.raises(ValueError, match="1 items"):
+            await stays
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(ask())
+    assert seen == [1, 2, 2]
+
+
 def test_one_that_fails_fails_alone() -> None:
     def inverse(items: Sequence[int]) -> list[float]:
         return [1 / item for item in items]

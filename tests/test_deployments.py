@@ -1,7 +1,9 @@
 """The parts by themselves: decoding off the loop, encoders of several bundles, searches that share a call."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 
 from cmir.errors import DataError, SpaceMismatchError
 from cmir.gallery.filters import Filters
+from cmir.gallery.footprints import NobodyWaitsError
+from cmir.gallery.search import Hit
 from cmir.network.embedder import Embedder
+from serve.batching import Timed
 from serve.deployments import Decoder, EncoderPool, Finder, LocalEncoder, Wanted
 from serve.limits import Limits
 from serve.media import ImageBytes, ImageHints
@@ -71,7 +76,7 @@ def test_searches_share_a_call_only_where_all_their_wishes_are_equal(executor: E
     ]  # fmt: skip
 
     async def talk() -> list[list[str]]:
-        finder = Finder(searcher, executor=executor, limits=LIMITS, metrics=Metrics())
+        finder = Finder(searcher, executor=executor, filtering=executor, limits=LIMITS, metrics=Metrics())
         queries = [
             Wanted(vector_of(bytes([i])), targets, k, filters)  # type: ignore[arg-type]
             for i, (targets, k, filters) in enumerate(wishes)
@@ -88,6 +93,47 @@ def test_searches_share_a_call_only_where_all_their_wishes_are_equal(executor: E
     assert sum(call[0] for call in searcher.calls) == len(wishes)
     together = [call for call in searcher.calls if call[0] > 1]
     assert [call[3] for call in together if call[3]] == [water]
+
+
+def test_a_slow_filter_holds_up_nobody_without_one_and_ends_with_its_askers(executor: Executor) -> None:
+    searcher, begun = FakeSearcher(gallery_rows()), threading.Event()
+    given_up: list[Filters] = []
+
+    def compare(filters: Filters, is_wanted: Callable[[], bool]) -> None:
+        begun.set()
+        deadline = time.monotonic() + 10
+        while is_wanted():
+            assert time.monotonic() < deadline, "its askers have gone"
+            time.sleep(0.005)
+        given_up.append(filters)
+        raise NobodyWaitsError
+
+    slow, never = Filters(labels=("water",)), Filters(labels=("pavement",))
+
+    async def talk(filtering: Executor) -> int:
+        finder = Finder(searcher, executor=executor, filtering=filtering, limits=LIMITS, metrics=Metrics())
+
+        def ask(filters: Filters | None) -> "asyncio.Future[Timed[list[Hit]]]":
+            return asyncio.ensure_future(finder.find(Wanted(vector_of(b"0"), ("rgb",), 2, filters)))
+
+        searcher.on_filters = compare
+        askers = [ask(slow), ask(slow)]
+        await asyncio.to_thread(begun.wait)
+        waiting = ask(never)
+        num_hits = len((await ask(None)).result)
+        askers[0].cancel()
+        await asyncio.sleep(0.05)
+        assert given_up == [], "one of the two still waits"
+        searcher.on_filters = lambda filters, is_wanted: None
+        waiting.cancel()
+        askers[1].cancel()
+        assert len((await ask(slow)).result) == 2
+        return num_hits
+
+    with ThreadPoolExecutor(1) as filtering:
+        assert asyncio.run(talk(filtering)) == 2
+    assert given_up == [slow], "the search that nobody waited for any more was not begun"
+    assert all(call[3] in (None, slow) for call in searcher.calls)
 
 
 def test_an_encoder_pool_keeps_the_newest_bundles_and_loads_what_is_asked_for(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +17,7 @@ from pydantic import ValidationError
 
 from cmir.errors import QueryError
 from cmir.gallery.filters import Filters
+from cmir.gallery.footprints import NobodyWaitsError, rows_touching
 from tests.gallery_rows import day, rows, square
 
 NUM_ITEMS = 300
@@ -55,7 +59,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> lance.LanceDataset:
 
 
 def matching(dataset: lance.LanceDataset, filters: Filters) -> set[str]:
-    return set(dataset.to_table(columns=["item_id"], filter=filters.sql())["item_id"].to_pylist())
+    found = dataset.to_table(columns=["item_id"], filter=filters.sql(), with_row_id=True)
+    if filters.area is not None:
+        touching = rows_touching(dataset, filters.sql(), filters.area, lambda: True)
+        found = found.filter(pc.is_in(found["_rowid"], pa.array(touching)))
+    return set(found["item_id"].to_pylist())
 
 
 def ids(condition: Any) -> set[str]:
@@ -81,6 +89,22 @@ def test_polygon_is_exact(dataset: lance.LanceDataset, wkt: str) -> None:
     geojson = shapely.geometry.mapping(area)
     assert matching(dataset, Filters.parse({"polygon": geojson})) == wanted
     assert matching(dataset, Filters(polygon=json.dumps({"type": "Feature", "geometry": geojson}))) == wanted
+
+
+def test_footprints_are_compared_in_parts_and_only_while_somebody_waits(
+    dataset: lance.LanceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmir.gallery.footprints._ROWS_AT_ONCE", 50)
+    wanted = iter([True, True, False])
+    with pytest.raises(NobodyWaitsError):
+        rows_touching(dataset, "split = 'test'", shapely.box(-180, -90, 180, 90), lambda: next(wanted))
+    assert list(wanted) == [], "it goes on while somebody waits, and then no further"
+
+
+def test_a_geometry_that_is_none_touches_nothing(tmp_path: Path) -> None:
+    broken = {"item_id": "broken", **square(0, 0), "geometry": b"no WKB"}
+    dataset = lance.write_dataset(rows("a.1.0", [broken, {"item_id": "whole", **square(0, 0)}]), str(tmp_path / "t"))
+    assert matching(dataset, Filters(polygon="POLYGON ((0 0, 9 0, 9 9, 0 0))")) == {"whole"}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -282,6 +282,21 @@ def test_no_depth_of_nesting_is_a_failure(http: httpx.Client, num_levels: int) -
     assert response.status_code in (400, 422), response.text
 
 
+def test_the_polygons_of_a_request_are_bounded_together(http: httpx.Client) -> None:
+    def asked(*polygons: dict[str, object]) -> httpx.Response:
+        bodies = [{"parts": [WATER], "filters": {"polygon": polygon}} for polygon in polygons]
+        return http.post("/v1/search/batch", json=bodies)
+
+    def fan(num_points: int, east: float = 1.0) -> dict[str, object]:
+        bow = [[east * i / num_points, (i / num_points) ** 2] for i in range(num_points - 1)]
+        return {"type": "Polygon", "coordinates": [[*bow, bow[0]]]}
+
+    assert asked(*[fan(6000)] * 3).status_code == 200, "one polygon, asked three times"
+    told = refused(asked(fan(6000), fan(4000, east=2.0), fan(5)), 422)
+    assert "10100 of 3 different polygons" in told
+    assert "at most 10000 together" in told
+
+
 def test_other_refusals(http: httpx.Client) -> None:
     assert "another space" in refused(http.post("/v1/search/embedding", json={"vector": [1.0], "space_id": "s1"}), 422)
     assert "at most 64 items" in refused(http.post("/v1/search/batch", json=[{"parts": [WATER]}] * 65), 422)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import shapely
 
 from cmir.archive.schema import THUMBNAIL_SCHEMA
 from cmir.errors import GalleryError, QueryError, SpaceMismatchError
@@ -151,6 +152,29 @@ def test_filters_leave_k_hits_where_there_are_as_many(searcher: Searcher) -> Non
     query = vector_of("x")
     hits = searcher.search(query[None], k=10, filters=filters)[0]
     assert [hit.item_id for hit in hits] == [item_id for item_id, _ in expected(query, wanted, 10)]
+
+
+@pytest.mark.parametrize("way", ["memory", "named", "picked"])
+def test_a_polygon_is_compared_exactly_however_it_is_searched(
+    uri: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way != "memory":
+        monkeypatch.setattr("cmir.gallery.held_vectors.HELD_BYTES", 0)
+        monkeypatch.setattr("cmir.gallery.search._ROWS_NAMED", {"named": 200, "picked": 0}[way])
+        monkeypatch.setattr("cmir.gallery.search._SPARE_HITS", 1)
+    triangle = "POLYGON ((9.45 9, 60.5 10.1, 9.45 10.2, 9.45 9))"  # most boxes within its own are beside it
+    wanted = [
+        f"i{i:03}"
+        for i in range(200)
+        if i % 5 and shapely.box(i / 2, 10, i / 2 + 0.4, 10.4).intersects(shapely.from_wkt(triangle))
+    ]
+    searcher, query = Searcher.open(str(uri)), vector_of("x")
+    hits = searcher.search(query[None], k=7, filters=Filters(polygon=triangle))[0]
+    assert [hit.item_id for hit in hits] == [item_id for item_id, _ in expected(query, wanted, 7)]
+    ms = searcher.search(query[None], targets=["ms"], k=200, filters=Filters(polygon=triangle))[0]
+    assert {hit.item_id for hit in ms} == {item_id for item_id in wanted if int(item_id[1:]) % 4 == 1}
+    nowhere = Filters(polygon="POLYGON ((-9 -9, -8 -9, -8 -8, -9 -9))")
+    assert searcher.search(query[None], k=7, filters=nowhere) == [[]]
 
 
 def test_index_with_a_selective_filter_still_finds_all(tmp_path: Path) -> None:

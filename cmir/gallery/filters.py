@@ -1,8 +1,8 @@
 """What an asker narrows a search by becomes one SQL condition that Lance evaluates before it ranks.
 
-Nothing of the asker's text reaches the SQL but as a number, well-known text that shapely wrote, or a literal with its
-quotes doubled. A polygon is tested exactly (its bounding box first, which is cheap): on the item's geometry where it
-has one, else on its bbox; items with neither never match a place.
+Nothing of the asker's text reaches the SQL but as a number, or a literal with its quotes doubled. Of a polygon the
+condition holds the bounding box; whether a footprint touches it is told exactly of what then is left (footprints.py):
+by the item's geometry where it has one, else its bbox; items with neither never match a place.
 """
 
 import json
@@ -118,11 +118,25 @@ class Filters(BaseModel):
             raise ValueError("gsd_min_m is larger than gsd_max_m")
         return self
 
+    @property
+    def area(self) -> shapely.Geometry | None:
+        """The polygon, which a hit's footprint must touch."""
+        return None if self.polygon is None else shapely.from_wkt(self.polygon)
+
+    @property
+    def num_polygon_points(self) -> int:
+        """Points of the polygon, 0 without one.
+
+        >>> Filters(polygon="POLYGON ((0 0, 9 0, 9 9, 0 0), (5 1, 6 1, 6 2, 5 1))").num_polygon_points
+        8
+        """
+        return 0 if self.polygon is None else self.polygon.count(",") + 1  # a comma between any two, and two rings
+
     def sql(self) -> str:
-        """The condition in Lance's SQL; an empty text where nothing is asked."""
+        """The condition in Lance's SQL, of the polygon its bounding box; an empty text where nothing is asked."""
         parts = [
             *(_touches_bbox(self.bbox) if self.bbox else ()),
-            *(_touches_polygon(self.polygon) if self.polygon else ()),
+            *(_touches_bbox(self.area.bounds) if self.area else ()),
             *(_within_time(self.datetime) if self.datetime else ()),
         ]
         if self.sensor is not None:
@@ -149,16 +163,6 @@ def _touches_bbox(bbox: tuple[float, float, float, float]) -> list[str]:
     if west > east:
         between = f"(bbox.xmin <= {east!r} OR bbox.xmax >= {west!r})"
     return [between, f"bbox.ymin <= {north!r}", f"bbox.ymax >= {south!r}"]
-
-
-def _touches_polygon(wkt: str) -> list[str]:
-    area = f"ST_GeomFromText({quoted(wkt)})"
-    west, south, east, north = shapely.from_wkt(wkt).bounds
-    corners = [("xmin", "ymin"), ("xmax", "ymin"), ("xmax", "ymax"), ("xmin", "ymax"), ("xmin", "ymin")]
-    points = " || ',' || ".join(f"CAST(bbox.{x} AS VARCHAR) || ' ' || CAST(bbox.{y} AS VARCHAR)" for x, y in corners)
-    footprint = f"ST_GeomFromText('POLYGON((' || {points} || '))')"
-    exact = f"(ST_Intersects(geometry, {area}) OR (geometry IS NULL AND ST_Intersects({footprint}, {area})))"
-    return [*_touches_bbox((west, south, east, north)), exact]
 
 
 def _within_time(text: str) -> list[str]:

@@ -10,7 +10,7 @@ rows lie in the table: more candidates than asked for are fetched until the last
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, cast
@@ -24,6 +24,7 @@ from cmir.archive.schema import IMAGE_MODALITIES, METADATA_COLUMNS, MODALITIES
 from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.filters import Filters
+from cmir.gallery.footprints import rows_touching
 from cmir.gallery.held_vectors import Nearest, Vectors, VectorsOnDemand
 from cmir.gallery.hit_rows import HitRows, RowIds
 from cmir.gallery.publish import INDEX_NAME, IndexSettings, Pointer, SearchSettings, read_pointer
@@ -34,6 +35,7 @@ _SPARE_HITS: Final = 16  # fetched beyond k, to see whether the k-th score is sh
 _MOST_SPARE_HITS: Final = 4096
 _VECTORS_AT_ONCE: Final = 256
 _ROWS_COMPARED: Final = 200_000  # at most, of those that pass a filter: each is copied
+_ROWS_NAMED: Final = 20_000  # at most, in a condition
 _HIT_COLUMNS: Final = (
     *("item_id", "modality", "labels", "scene_class", "sensor", "acquired_at", "bbox", "source_uri"),
 )
@@ -156,10 +158,19 @@ class Searcher:
         return answers
 
     def rank(
-        self, vectors: Vectors, *, targets: Sequence[str] = (), k: int = 10, filters: Filters | None = None
+        self,
+        vectors: Vectors,
+        *,
+        targets: Sequence[str] = (),
+        k: int = 10,
+        filters: Filters | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[Ranking]:
-        """The first half of `search`, of few vectors: where the hits of each lie. Raises as `search` does."""
-        return self._ranked(self._checked(vectors, k), targets, k, filters)
+        """The first half of `search`, of few vectors: where the hits of each lie.
+
+        Raises as `search` does, and NobodyWaitsError where `is_wanted` says no while a polygon is compared.
+        """
+        return self._ranked(self._checked(vectors, k), targets, k, filters, is_wanted)
 
     def tell(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
         """The second half: what lies there, best first, equal scores in the order of their item's sha256."""
@@ -224,26 +235,70 @@ class Searcher:
             raise QueryError("query vector has no direction", seen="zero, NaN or infinite", expected="finite, not zero")
         return np.asarray(queries / lengths, dtype=np.float32)
 
-    def _ranked(self, queries: Vectors, targets: Sequence[str], k: int, filters: Filters | None) -> list[Ranking]:
+    def _ranked(
+        self,
+        queries: Vectors,
+        targets: Sequence[str],
+        k: int,
+        filters: Filters | None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Ranking]:
         asked, spare = filters.sql() if filters else "", _SPARE_HITS
+        area = filters.area if filters else None
+        condition = _condition(targets, asked)
+        touching = None if area is None else rows_touching(self._dataset, condition, area, is_wanted)
         while True:
-            ranked = self._nearest(queries, k + spare, targets, asked)
+            ranked = self._nearest(queries, k + spare, targets, asked, touching)
             if spare >= _MOST_SPARE_HITS or not any(_is_cut_in_tie(near, k, k + spare) for _, near in ranked):
                 break
             spare *= 8
         return [_needed(row_ids, near, k) for row_ids, near in ranked]
 
-    def _nearest(self, queries: Vectors, num_hits: int, targets: Sequence[str], asked: str) -> list[Nearest]:
-        """As published: from memory where the version is held there, else from the table."""
+    def _nearest(
+        self,
+        queries: Vectors,
+        num_hits: int,
+        targets: Sequence[str],
+        asked: str,
+        touching: RowIds | None = None,
+    ) -> list[Nearest]:
+        """As published: from memory where the version is held there, else from the table; of `touching` where given."""
         condition = _condition(targets, asked)
-        search = self.pointer.search.under(is_filtered=bool(asked))
+        way = (self.pointer.index, self.pointer.search.under(is_filtered=bool(asked)))
         if (held := self._vectors.get()) is not None:
             if not asked:
-                return held.nearest(queries, num_hits, targets, search.nprobes)
-            passing = self._dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"]
+                return held.nearest(queries, num_hits, targets, way[1].nprobes)
+            passing = self._passing(condition) if touching is None else touching
             if len(passing) <= _ROWS_COMPARED:
-                return held.nearest_among(queries, num_hits, np.asarray(passing.combine_chunks()))
-        return self._in_table(queries, num_hits, condition, (self.pointer.index, search))
+                return held.nearest_among(queries, num_hits, passing)
+        if touching is None:
+            return self._in_table(queries, num_hits, condition, way)
+        return self._in_table_among(queries, num_hits, condition, way, touching)
+
+    def _passing(self, condition: str) -> RowIds:
+        found = self._dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"]
+        return np.asarray(found.combine_chunks())
+
+    def _in_table_among(
+        self,
+        queries: Vectors,
+        num_hits: int,
+        condition: str,
+        way: tuple[IndexSettings, SearchSettings],
+        row_ids: RowIds,
+    ) -> list[Nearest]:
+        """Of these rows, all of which pass: named where they are few, else picked from more hits than are wanted."""
+        if len(row_ids) <= _ROWS_NAMED:
+            named = f"_rowid IN ({', '.join(map(str, row_ids.tolist()))})" if len(row_ids) else "false"
+            return self._in_table(queries, num_hits, named, way)
+        num_fetched = num_hits
+        while True:
+            found = self._in_table(queries, num_fetched, condition, way)
+            kept = [np.isin(near_ids, row_ids) for near_ids, _ in found]
+            if all(mask.sum() >= num_hits or len(mask) < num_fetched for mask in kept):
+                pairs = zip(found, kept, strict=True)
+                return [(near_ids[mask][:num_hits], near[mask][:num_hits]) for (near_ids, near), mask in pairs]
+            num_fetched *= 4
 
     def _in_table(
         self, queries: Vectors, num_hits: int, condition: str, way: tuple[IndexSettings, SearchSettings]
