@@ -84,8 +84,8 @@ class RemoteEncoder:
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D]; the way there and back counts as queue.
 
-        Raises ProblemError 429 where the replicas have too much waiting, 503 where a replica finds another space's
-        bundle in the place of this one, CmirError where the encoder refuses the item.
+        Raises ProblemError 429 where the replicas have too much waiting, or one too many bytes, 503 where a replica
+        finds another space's bundle in the place of this one, CmirError where the encoder refuses the item.
         """
         started_at = time.perf_counter()
         try:
@@ -93,6 +93,8 @@ class RemoteEncoder:
         except BackPressureError as error:
             raise ProblemError(429, "the encoders are busy", headers={"Retry-After": str(RETRY_AFTER_S)}) from error
         except RayTaskError as error:
+            if isinstance(error.cause, ProblemError):
+                raise error.cause from error
             if isinstance(error.cause, SpaceMismatchError):
                 raise ProblemError(503, str(error.cause)) from error  # nothing that the asker sent
             if isinstance(error.cause, CmirError):  # without the remote traceback that Ray puts into its text

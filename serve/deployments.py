@@ -9,15 +9,18 @@ a remote one. A Snapshot is what one publish means: one bundle and one version o
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from cmir.archive.imagery import Chip
 from cmir.archive.schema import Media, Modality
+from cmir.archive.speech import SAMPLE_RATE_HZ
 from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from cmir.gallery.publish import Pointer
@@ -26,9 +29,9 @@ from cmir.network.embedder import Device, Embedder, Prepared
 from cmir.network.hearing import Heard
 from cmir.network.second_ear import Said, SecondEar
 from serve.batching import Batcher, Timed
-from serve.isolated import DecodingProcesses, media_of
-from serve.limits import Limits
-from serve.media import ImageBytes, ImageHints, SpeechBytes
+from serve.isolated import DecodingProcesses, raw_media_of
+from serve.limits import DecodedBytes, Limits
+from serve.media import ImageBytes, ImageHints, SpeechBytes, sized_media
 from serve.metrics import Metrics
 from serve.query import F32
 
@@ -87,6 +90,7 @@ class Decoder:
 
     def __init__(self, *, limits: Limits, executor: Executor, processes: DecodingProcesses | None = None) -> None:
         self._limits, self._executor, self._processes = limits, executor, processes
+        self._bytes = DecodedBytes(limits)
 
     async def start(self) -> None:
         """Have the processes up."""
@@ -103,16 +107,22 @@ class Decoder:
         if self._processes is not None:
             await self._processes.stop()
 
-    async def decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
-        """Raises ProblemError 400, 413, 415; DataError for bytes that cannot be decoded; QueryError for a modality
-        that the bundle has no tower for."""
-        in_thread = asyncio.get_running_loop().run_in_executor
-        if self._processes is None:
-            return await in_thread(self._executor, self._decode, source, embedder)
-        return await in_thread(self._executor, self._prepare, await self._processes.decode(source), embedder)
+    @asynccontextmanager
+    async def decoded(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> AsyncIterator[Prepared]:
+        """The query decoded; its bytes count as held until the block ends.
 
-    def _decode(self, source: ImageBytes | SpeechBytes, embedder: Embeds) -> Prepared:
-        return self._prepare(media_of(source, self._limits), embedder)
+        Raises ProblemError 400, 413, 415, 429 where too much is decoded and not yet encoded; DataError for bytes that
+        cannot be decoded; QueryError for a modality that the bundle has no tower for.
+        """
+        in_thread = asyncio.get_running_loop().run_in_executor
+        with self._bytes.share() as share:
+            if self._processes is None:
+                sized = await in_thread(self._executor, sized_media, source, self._limits)
+                share.take(sized.num_bytes)
+                media = await in_thread(self._executor, raw_media_of, sized.media, self._limits)
+            else:
+                media = await self._processes.decode(source, share.take)
+            yield await in_thread(self._executor, self._prepare, media, embedder)
 
     def _prepare(self, media: Media, embedder: Embeds) -> Prepared:
         if media.modality not in embedder.modalities:
@@ -129,6 +139,8 @@ class LocalEncoder:
             lambda prepared: list(embedder.post(embedder.core(prepared))),
             executor=executor,
             max_items=limits.max_encode_items,
+            max_cost=1.0,
+            cost_of=lambda prepared: _share_of_a_pass(prepared, limits),
             on_batch=metrics.batch_items.labels("encode").observe,
         )
         metrics.watch_queue("encode", self._batcher)
@@ -136,6 +148,13 @@ class LocalEncoder:
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D] of one prepared item."""
         return await self._batcher.submit(prepared)
+
+
+def _share_of_a_pass(prepared: Prepared, limits: Limits) -> float:
+    """Of what one pass of the encoder may take."""
+    if isinstance(prepared.content, Chip):
+        return prepared.content.pixels.size / limits.max_encode_pixels
+    return prepared.content.size / (limits.max_encode_audio_s * SAMPLE_RATE_HZ)
 
 
 class Listener:
@@ -167,6 +186,7 @@ class EncoderPool:
     def __init__(self, *, device: Device, limits: Limits, metrics: Metrics) -> None:
         self._device, self._limits, self._metrics = device, limits, metrics
         self._executor = ThreadPoolExecutor(1, "encode")
+        self._bytes = DecodedBytes(limits)
         self._encoders: dict[tuple[str, str], LocalEncoder] = {}  # by bundle URI and space_id, the newest last
         self._loading = asyncio.Lock()
 
@@ -186,10 +206,16 @@ class EncoderPool:
                     del self._encoders[next(iter(self._encoders))]
 
     async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str) -> Timed[F32]:
-        """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first, as by `warm`."""
-        if (bundle_uri, space_id) not in self._encoders:
-            await self.warm(bundle_uri, space_id)
-        return await self._encoders[bundle_uri, space_id].encode(prepared)
+        """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first, as by `warm`.
+
+        Raises ProblemError 429 where items of too many bytes wait here.
+        """
+        content = prepared.content
+        with self._bytes.share() as share:
+            share.take(content.pixels.nbytes if isinstance(content, Chip) else content.nbytes)
+            if (bundle_uri, space_id) not in self._encoders:
+                await self.warm(bundle_uri, space_id)
+            return await self._encoders[bundle_uri, space_id].encode(prepared)
 
     def _load(self, bundle_uri: str, space_id: str) -> Embedder:
         embedder = Embedder.open(bundle_uri, device=self._device)

@@ -6,8 +6,9 @@ plus "water", minus "ships"), so one source of positive weight is searched by it
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -173,16 +174,16 @@ class Engine:
         """The unit vector of one source and, of a recording, what was heard."""
         if not isinstance(source, SpeechBytes):
             return await self._vector(source, snapshot, times), None
-        prepared = await self._decoded(source, snapshot, times)
-        if snapshot.listener is None:
-            vector = await self._encoded(prepared, snapshot, times)
-            return vector, snapshot.embedder.hear(vector)
-        listening = asyncio.ensure_future(snapshot.listener.listen(prepared))
-        try:
-            vector = await self._encoded(prepared, snapshot, times)
-            timed = await listening
-        finally:
-            listening.cancel()
+        async with self._decoded(source, snapshot, times) as prepared:
+            if snapshot.listener is None:
+                vector = await self._encoded(prepared, snapshot, times)
+                return vector, snapshot.embedder.hear(vector)
+            listening = asyncio.ensure_future(snapshot.listener.listen(prepared))
+            try:
+                vector = await self._encoded(prepared, snapshot, times)
+                timed = await listening
+            finally:
+                listening.cancel()
         times.queue_s = max(times.queue_s, timed.queue_s)
         times.encode_s = max(times.encode_s, timed.run_s)
         if timed.result.is_sure:
@@ -192,7 +193,8 @@ class Engine:
     async def _vector(self, source: Source, snapshot: Snapshot, times: StageTimes) -> F32:
         match source:
             case ImageBytes() | SpeechBytes():
-                return await self._encoded(await self._decoded(source, snapshot, times), snapshot, times)
+                async with self._decoded(source, snapshot, times) as prepared:
+                    return await self._encoded(prepared, snapshot, times)
             case ItemRef(item_id):
                 return await self._in_thread(partial(snapshot.searcher.vector, item_id))
             case LabelRef(label):
@@ -204,12 +206,16 @@ class Engine:
             case GivenVector(vector, space_id):
                 return _checked(vector, space_id, snapshot)
 
-    async def _decoded(self, source: ImageBytes | SpeechBytes, snapshot: Snapshot, times: StageTimes) -> Prepared:
+    @asynccontextmanager
+    async def _decoded(
+        self, source: ImageBytes | SpeechBytes, snapshot: Snapshot, times: StageTimes
+    ) -> AsyncIterator[Prepared]:
         started_at = time.perf_counter()
-        with stage_span("decode"):
-            prepared = await self._decoder.decode(source, snapshot.embedder)
-        times.decode_s = max(times.decode_s, time.perf_counter() - started_at)
-        return prepared
+        async with AsyncExitStack() as stack:
+            with stage_span("decode"):
+                prepared = await stack.enter_async_context(self._decoder.decoded(source, snapshot.embedder))
+            times.decode_s = max(times.decode_s, time.perf_counter() - started_at)
+            yield prepared
 
     async def _encoded(self, prepared: Prepared, snapshot: Snapshot, times: StageTimes) -> F32:
         with stage_span("encode") as span:

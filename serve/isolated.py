@@ -3,12 +3,13 @@
 What comes back is raw pixels or samples, so nothing that an asker sent reaches native decoders in the replica. The
 processes import decoders and no network, are started anew when one ends, and end with their parent. A query goes
 straight from the event loop to a process and back, over a socket: the threads and locks of a process pool cost as much
-as the decoding of a chip.
+as the decoding of a chip. What takes more memory than a small query is decoded once the replica has room for it.
 """
 
 import asyncio
 import contextlib
 import importlib
+import io
 import logging
 import multiprocessing
 import pickle
@@ -17,17 +18,18 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from cmir.archive.imagery import decode_chip, raw_media
 from cmir.archive.schema import Media
-from cmir.archive.speech import SAMPLE_RATE_HZ, decode_speech
+from cmir.archive.speech import SAMPLE_RATE_HZ, LongSpeechError, decode_speech
 from cmir.errors import DataError
 from cmir.lone_process import end_with_parent
 from serve.limits import Limits
-from serve.media import ImageBytes, SpeechBytes, image_media, speech_media
+from serve.media import ImageBytes, SpeechBytes, sized_media
 from serve.problems import ProblemError, too_large
 
 _ATTEMPTS: Final = 3  # the first process may have been dead before, another be ended by others than the bytes
@@ -35,6 +37,8 @@ _RESTART_S: Final = 1.0  # between tries to start one
 _LATE_IMPORTS: Final = ("av", "scipy.signal")  # by cmir.archive.speech, where a format or a sample rate asks for it
 _LENGTH_BYTES: Final = 8  # before every message, big-endian
 _READ_AHEAD_BYTES: Final = 2**22
+_SMALL_BYTES: Final = 2**21  # decoded; what is larger costs a question and an answer more
+_YES, _NO = b"\1", b"\0"
 _log = logging.getLogger(__name__)
 
 
@@ -65,17 +69,20 @@ class DecodingProcesses:
         await asyncio.gather(*(process.end() for process in self._living))
         self._living.clear()
 
-    async def decode(self, source: ImageBytes | SpeechBytes) -> Media:
+    async def decode(
+        self, source: ImageBytes | SpeechBytes, take: Callable[[int], None] = lambda num_bytes: None
+    ) -> Media:
         """The pixels or samples in the bytes of a query, as raw media; a caller that goes away ends its decoding.
 
-        Raises as `decoded` does; DataError where the bytes end three processes or take longer
+        `take` is told, before they are decoded, how many bytes they take at most; what it raises ends the call. Raises
+        as `decoded` does; DataError where the bytes end three processes or take longer
         than `limits.max_decode_s`, ProblemError 413 where they need more memory than `limits.max_decode_bytes`, and 503
         where the processes were stopped.
         """
         what, fix = "media cannot be decoded", "write the file anew, in another format"
         for attempt in range(_ATTEMPTS):
             try:
-                return await self._decode_once(source, await self._next(is_asked_first=attempt > 0))
+                return await self._decode_once(source, take, await self._next(is_asked_first=attempt > 0))
             except ProcessEndedError as error:
                 ended = error
             except TimeoutError as error:
@@ -97,7 +104,7 @@ class DecodingProcesses:
                 return process
             try:
                 async with asyncio.timeout(self._limits.max_decode_s):
-                    await process.call(None)
+                    await process.check()
                 return process
             except (ProcessEndedError, TimeoutError):
                 self._replace(process)
@@ -105,18 +112,19 @@ class DecodingProcesses:
                 self._replace(process)
                 raise
 
-    async def _decode_once(self, source: ImageBytes | SpeechBytes, process: "_Process") -> Media:
+    async def _decode_once(
+        self, source: ImageBytes | SpeechBytes, take: Callable[[int], None], process: "_Process"
+    ) -> Media:
         try:
             async with asyncio.timeout(self._limits.max_decode_s):
-                media = await process.call(source)
+                media = await process.decode(source, take)
         except (ProcessEndedError, TimeoutError, asyncio.CancelledError):
             self._replace(process)
             raise
-        except BaseException:  # the decoder's own words, and the process goes on
+        except BaseException:  # the decoder's own words, or those of `take`, and the process goes on
             self._idle.put_nowait(process)
             raise
         self._idle.put_nowait(process)
-        assert media is not None
         return media
 
     def _replace(self, process: "_Process") -> None:
@@ -164,17 +172,37 @@ class _Process:
         """Have it up. Raises ProcessEndedError where it ends over that, OSError where it cannot be started."""
         await asyncio.to_thread(self._start)
         self._reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=_READ_AHEAD_BYTES)
-        await self.call(None)
+        await self.check()
 
-    async def call(self, source: ImageBytes | SpeechBytes | None) -> Media | None:
-        """`decoded`, there; None of None. ProcessEndedError where it ended, else whatever was raised there."""
+    async def check(self) -> None:
+        """See that it answers. Raises ProcessEndedError where it ended."""
+        await self._say(_message(None))
+
+    async def decode(self, source: ImageBytes | SpeechBytes, take: Callable[[int], None]) -> Media:
+        """`decoded`, there, once `take` has agreed to its size.
+
+        Raises ProcessEndedError where it ended, else whatever was raised there or by `take`.
+        """
+        take(_SMALL_BYTES)
+        answer = await self._say(_message(source))
+        if isinstance(answer, int):
+            try:
+                take(answer)
+            except BaseException:
+                await self._say(_NO)
+                raise
+            answer = await self._say(_YES)
+        assert isinstance(answer, Media)
+        return answer
+
+    async def _say(self, message: bytes) -> Media | int | None:
         assert self._reader is not None, "begin comes first"
         assert self._writer is not None
         try:
-            self._writer.write(_message(source))
+            self._writer.write(message)
             await self._writer.drain()
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
-            answer: Media | BaseException | None = pickle.loads(await self._reader.readexactly(length))
+            answer: Media | BaseException | int | None = pickle.loads(await self._reader.readexactly(length))
         except (
             asyncio.IncompleteReadError,
             ConnectionError,
@@ -207,18 +235,21 @@ class _Process:
             self._process.start()
 
 
-def media_of(source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
-    """The bytes of a query as media, still encoded. Raises as `image_media` and `speech_media` do."""
-    if isinstance(source, SpeechBytes):
-        return speech_media(source.data, limits)
-    return image_media(source.data, source.hints, limits)
-
-
 def decoded(source: ImageBytes | SpeechBytes, limits: Limits) -> Media:
-    """Raw media of what is in the bytes of a query. Raises as `media_of` and the decoders do."""
-    media = media_of(source, limits)
+    """Raw media of what is in the bytes of a query. Raises as `sized_media` and `raw_media_of` do."""
+    return raw_media_of(sized_media(source, limits).media, limits)
+
+
+def raw_media_of(media: Media, limits: Limits) -> Media:
+    """The same media decoded.
+
+    Raises as the decoders do, and ProblemError 413 where a recording is longer than `limits.max_audio_s`.
+    """
     if media.modality == "speech":
-        waveform = decode_speech(media)
+        try:
+            waveform = decode_speech(media, max_seconds=limits.max_audio_s)
+        except LongSpeechError as error:
+            raise too_large("recording", seen=error.seen, limit=f"{limits.max_audio_s:g} s") from error
         raw = {"data": waveform.tobytes(), "encoding": "raw", "dtype": "float32", "shape": waveform.shape}
         return replace(media, **raw, sample_rate_hz=SAMPLE_RATE_HZ)  # type: ignore[arg-type]
     chip = decode_chip(media)
@@ -241,11 +272,22 @@ def _answer_calls(calls: socket.socket, limits: Limits) -> None:
         while length := stream.read(_LENGTH_BYTES):
             try:
                 source = pickle.loads(stream.read(int.from_bytes(length)))
-                answer = _message(None if source is None else decoded(source, limits))
+                answer = _message(None if source is None else _agreed(source, limits, stream))
             except Exception as error:  # the border of the process: it is raised at the other end
                 answer = _told(error)
             stream.write(answer)
             stream.flush()
+
+
+def _agreed(source: ImageBytes | SpeechBytes, limits: Limits, stream: io.BufferedRWPair) -> Media | None:
+    """`decoded`, unless the other end has no room for it."""
+    sized = sized_media(source, limits)
+    if sized.num_bytes > _SMALL_BYTES:
+        stream.write(_message(sized.num_bytes))
+        stream.flush()
+        if stream.read(len(_YES)) != _YES:
+            return None
+    return raw_media_of(sized.media, limits)
 
 
 def _told(error: Exception) -> bytes:

@@ -2,14 +2,16 @@
 
 What is over a size limit is refused with 413, what comes while too much is under way with 429 and Retry-After, what
 takes longer than the deadline ends with 504. The gate counts requests, not bytes: with the defaults the bodies of all
-admitted requests together stay below max_in_flight * max_body_bytes.
+admitted requests together stay below max_in_flight * max_body_bytes. A body of a few kB may hold an image of 200 MB, so
+what is decoded of them is counted in bytes as well.
 """
 
-from typing import Final
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.types import Message, Receive
 
+from cmir.archive.speech import MAX_SECONDS
 from cmir.gallery.filters import MAX_POLYGON_POINTS
 from serve.problems import ProblemError, too_large
 
@@ -19,6 +21,7 @@ MAX_BATCH_QUERIES: Final = 64
 MAX_PARTS: Final = 32
 MIN_POLYGON_POINTS: Final = 100  # what finding and reading the rows near any polygon costs
 RETRY_AFTER_S: Final = 1
+_BYTES_A_SAMPLE: Final = 4  # of the widest type that pixels are decoded to
 
 
 class Limits(BaseModel):
@@ -28,18 +31,30 @@ class Limits(BaseModel):
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="largest request body, bytes")
     max_pixels: int = Field(default=50_000_000, ge=1, description="largest image, samples: width * height * bands")
-    max_audio_s: float = Field(default=30.0, gt=0, description="longest recording, seconds")
+    max_audio_s: float = Field(default=MAX_SECONDS, gt=0, le=MAX_SECONDS, description="longest recording, seconds")
     max_decode_s: float = Field(default=10.0, gt=0, description="longest time for decoding one query, seconds")
     max_decode_bytes: int = Field(default=2**30, ge=2**26, description="memory for decoding one query, bytes")
+    max_decoded_bytes: int = Field(
+        default=2**30, ge=2**26, description="memory for all that one replica has decoded and not yet encoded, bytes"
+    )
     max_in_flight: int = Field(default=64, ge=1, description="requests under way in one replica before 429")
     deadline_s: float = Field(default=20.0, gt=0, description="longest time for one answer, seconds")
     max_encode_items: int = Field(default=32, ge=1, description="most media in one pass of the encoder")
+    max_encode_pixels: int = Field(default=2**25, ge=1, description="samples of images in one pass of the encoder")
+    max_encode_audio_s: float = Field(default=120.0, gt=0, description="sound in one pass of the encoder, seconds")
     max_polygon_points: int = Field(
         default=MAX_POLYGON_POINTS,
         ge=MIN_POLYGON_POINTS,
         description=f"points of all different polygons of a request, each counted as {MIN_POLYGON_POINTS} or more",
     )
     max_search_items: int = Field(default=64, ge=1, description="most vectors in one search call")
+
+    @model_validator(mode="after")
+    def _largest_image_fits(self) -> Self:
+        if self.max_pixels * _BYTES_A_SAMPLE > self.max_decoded_bytes:
+            one = f"{_BYTES_A_SAMPLE} bytes for each of max_pixels, {self.max_pixels}"
+            raise ValueError(f"max_decoded_bytes, {self.max_decoded_bytes}, is less than one image takes: {one}")
+        return self
 
 
 class Gate:
@@ -67,6 +82,56 @@ class Gate:
 
     def __exit__(self, *exc_info: object) -> None:
         self.in_flight -= 1
+
+
+class DecodedBytes:
+    """Counts the bytes of what was decoded and not yet encoded; use from one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.held = 0
+        self._most = limits.max_decoded_bytes
+
+    def share(self) -> "Share":
+        """A query's part of them, given back when its block ends."""
+        return Share(self)
+
+    def change(self, num_bytes: int) -> None:
+        """Count so many more, or fewer. Raises ProblemError 429 where they are more than fit."""
+        if num_bytes > 0 and self.held + num_bytes > self._most:
+            raise ProblemError(
+                429,
+                f"decoding takes {num_bytes} bytes more, and {self.held} of {self._most} are taken",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
+        self.held += num_bytes
+
+
+class Share:
+    """What one query has of `DecodedBytes`.
+
+    >>> decoded = DecodedBytes(Limits())
+    >>> with decoded.share() as share:
+    ...     share.take(1000)
+    ...     share.take(3000)  # in its place
+    ...     decoded.held
+    3000
+    >>> decoded.held
+    0
+    """
+
+    def __init__(self, decoded: DecodedBytes) -> None:
+        self._decoded, self._held = decoded, 0
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.take(0)
+
+    def take(self, num_bytes: int) -> None:
+        """Have so many bytes in the place of those before. Raises ProblemError 429 where they do not fit."""
+        self._decoded.change(num_bytes - self._held)
+        self._held = num_bytes
 
 
 def bounded_receive(receive: Receive, *, declared_bytes: str | None, max_body_bytes: int) -> Receive:

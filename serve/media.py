@@ -9,12 +9,14 @@ import io
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
+import numpy as np
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
-from cmir.archive.raster import Window, bands_of, check_window, load_raster, open_dataset
+from cmir.archive.raster import NATIVE_DTYPES, Window, bands_of, check_window, load_raster, open_dataset
 from cmir.archive.schema import IMAGE_MODALITIES, Media, Modality
 from cmir.archive.sensors import band_names, canonical_band, modality_of_bands
+from cmir.archive.speech import SAMPLE_RATE_HZ
 from cmir.errors import DataError, QueryError
 from serve.limits import Limits
 from serve.problems import ProblemError, too_large, unsupported_media
@@ -54,6 +56,29 @@ class SpeechBytes:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Media that are still encoded, and how many bytes their pixels or samples will take at most."""
+
+    media: Media
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the header of an image says of the part that is meant."""
+
+    bands: tuple[str, ...]
+    num_bytes: int
+
+
+def sized_media(source: ImageBytes | SpeechBytes, limits: Limits) -> Sized:
+    """The bytes of a query as media, sized by their header. Raises as `image_media` and `speech_media` do."""
+    if isinstance(source, SpeechBytes):
+        return _sized_speech(source.data, limits)
+    return _sized_image(source.data, source.hints, limits)
+
+
 def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
     """An encoded image as media of the modality given, or told by its bands.
 
@@ -61,34 +86,16 @@ def image_media(data: bytes, hints: ImageHints, limits: Limits) -> Media:
     DataError where the header cannot be read or the window lies outside; QueryError where the modality must be given.
     With a window a TIFF may be of any size, as long as the window and each of its blocks keep to the limit.
     """
-    kind = _kind_of(data, IMAGE_KINDS)
-    window = hints.window
-    found = _tiff_bands(data, limits, window) if kind == "tiff" else _picture_bands(data, kind, limits, window)
-    bands = tuple(canonical_band(name) for name in hints.bands)
-    modality = hints.modality or told_modality(bands or found)
-    return Media(
-        modality=modality,
-        data=data,
-        encoding=kind,
-        bands=bands,
-        sensor=hints.sensor,
-        gsd_m=hints.gsd_m,
-        window=window,
-    )
+    return _sized_image(data, hints, limits).media
 
 
 def speech_media(data: bytes, limits: Limits) -> Media:
     """A recording as media.
 
     Raises ProblemError: 400 empty, 413 longer than `limits.max_audio_s` by its header, 415 another kind of file.
-    Containers of FFmpeg (webm, mp4) are bounded while they are decoded.
+    Files whose header does not say, as those of FFmpeg's containers (webm, mp4), are bounded while they are decoded.
     """
-    kind = _kind_of(data, AUDIO_KINDS)
-    if kind in _PROBED_BY_SOUNDFILE:
-        duration_s = _duration_s(data)
-        if duration_s is not None and duration_s > limits.max_audio_s:
-            raise too_large("recording", seen=f"{duration_s:.1f} s", limit=f"{limits.max_audio_s:g} s")
-    return Media(modality="speech", data=data, encoding=kind)
+    return _sized_speech(data, limits).media
 
 
 def told_modality(bands: tuple[str, ...]) -> Modality:
@@ -108,6 +115,33 @@ def as_modality(text: str) -> Modality:
     if text not in get_args(Modality):
         raise QueryError("no such modality", seen=repr(text), expected=", ".join(get_args(Modality)))
     return cast(Modality, text)
+
+
+def _sized_image(data: bytes, hints: ImageHints, limits: Limits) -> Sized:
+    kind = _kind_of(data, IMAGE_KINDS)
+    window = hints.window
+    seen = _tiff_seen(data, limits, window) if kind == "tiff" else _picture_seen(data, kind, limits, window)
+    bands = tuple(canonical_band(name) for name in hints.bands)
+    media = Media(
+        modality=hints.modality or told_modality(bands or seen.bands),
+        data=data,
+        encoding=kind,
+        bands=bands,
+        sensor=hints.sensor,
+        gsd_m=hints.gsd_m,
+        window=window,
+    )
+    return Sized(media, seen.num_bytes)
+
+
+def _sized_speech(data: bytes, limits: Limits) -> Sized:
+    kind = _kind_of(data, AUDIO_KINDS)
+    duration_s = _duration_s(data) if kind in _PROBED_BY_SOUNDFILE else None
+    if duration_s is not None and duration_s > limits.max_audio_s:
+        raise too_large("recording", seen=f"{duration_s:.1f} s", limit=f"{limits.max_audio_s:g} s")
+    longest_s = limits.max_audio_s if duration_s is None else duration_s
+    num_bytes = int((longest_s * SAMPLE_RATE_HZ + 1) * np.dtype(np.float32).itemsize)
+    return Sized(Media(modality="speech", data=data, encoding=kind), num_bytes)
 
 
 def _kind_of(data: bytes, wanted: tuple[str, ...]) -> str:
@@ -143,7 +177,7 @@ def _sniff(head: bytes) -> str | None:
     return "mp3" if head[:3] == b"ID3" else kinds.get(head[:4])
 
 
-def _picture_bands(data: bytes, kind: str, limits: Limits, window: Window | None) -> tuple[str, ...]:
+def _picture_seen(data: bytes, kind: str, limits: Limits, window: Window | None) -> _Seen:
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
             grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
@@ -151,14 +185,16 @@ def _picture_bands(data: bytes, kind: str, limits: Limits, window: Window | None
             _refuse_larger(image.width, image.height, len(bands), limits)
             if window is not None:
                 check_window(window, image.width, image.height, "query")
-            return bands
+            width, height = window[2:] if window else image.size
+            bytes_each = 4 if image.mode in ("I", "F") else 2 if image.mode.startswith("I;16") else 1
+            return _Seen(bands, width * height * len(bands) * bytes_each)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large("image", seen="a picture of far too many pixels", limit=limits.max_pixels) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError("image header cannot be read", seen=f"{kind}, {len(data)} bytes") from error
 
 
-def _tiff_bands(data: bytes, limits: Limits, window: Window | None) -> tuple[str, ...]:
+def _tiff_seen(data: bytes, limits: Limits, window: Window | None) -> _Seen:
     with open_dataset(data, "query") as dataset:
         if window is None:
             _refuse_larger(dataset.width, dataset.height, dataset.count, limits)
@@ -167,12 +203,14 @@ def _tiff_bands(data: bytes, limits: Limits, window: Window | None) -> tuple[str
             _refuse_larger(window[2], window[3], dataset.count, limits)
             for height, width in set(dataset.block_shapes):  # a block is decoded whole, however small the window
                 _refuse_larger(width, height, dataset.count, limits)
+        width, height = window[2:] if window else (dataset.width, dataset.height)
+        bytes_each = max(np.dtype(name).itemsize if name in NATIVE_DTYPES else 4 for name in dataset.dtypes)
+        num_bytes = width * height * dataset.count * bytes_each
         has_alpha = dataset.colorinterp[-1].name == "alpha"
         if not has_alpha:
-            return bands_of(dataset)
-    return load_raster(
-        data, where="query", window=window
-    ).bands  # alpha may be a mask or a mislabelled band: only its values tell
+            return _Seen(bands_of(dataset), num_bytes)
+    # alpha may be a mask or a mislabelled band: only its values tell
+    return _Seen(load_raster(data, where="query", window=window).bands, num_bytes)
 
 
 def _refuse_larger(width: int, height: int, num_bands: int, limits: Limits) -> None:

@@ -1,6 +1,7 @@
 """The parts by themselves: decoding off the loop, encoders of several bundles, searches that share a call."""
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cmir.archive.imagery import raw_media
+from cmir.archive.speech import pcm_media
 from cmir.errors import DataError, SpaceMismatchError
 from cmir.gallery.filters import Filters
 from cmir.gallery.footprints import NobodyWaitsError
 from cmir.gallery.search import Hit
-from cmir.network.embedder import Embedder
+from cmir.network.embedder import Embedder, Prepared
 from serve.batching import Timed
 from serve.deployments import Decoder, EncoderPool, Finder, LocalEncoder, Wanted
 from serve.limits import Limits
 from serve.media import ImageBytes, ImageHints
 from serve.metrics import Metrics
-from tests.serve_doubles import FakeEmbedder, FakeSearcher, gallery_rows, pixels, png, vector_of
+from serve.problems import ProblemError
+from tests.serve_doubles import FakeEmbedder, FakeSearcher, gallery_rows, pixels, png, tone, vector_of
 from tests.serve_real import make_bundle, media
 
 LIMITS = Limits()
@@ -36,7 +40,7 @@ def test_the_loop_goes_on_while_an_image_is_decoded(executor: Executor) -> None:
     async def talk() -> int:
         decoder, turns = Decoder(limits=LIMITS, executor=executor), 0
         source = ImageBytes(png(pixels("rgb", 0, 1500)), ImageHints())
-        decoding = asyncio.ensure_future(decoder.decode(source, FakeEmbedder()))
+        decoding = asyncio.ensure_future(decode(decoder, source))
         while not decoding.done():
             await asyncio.sleep(0.001)
             turns += 1
@@ -49,7 +53,54 @@ def test_the_loop_goes_on_while_an_image_is_decoded(executor: Executor) -> None:
 def test_an_image_that_cannot_be_decoded_is_a_data_error(executor: Executor) -> None:
     source = ImageBytes(png(pixels("rgb", 0))[:-30], ImageHints())
     with pytest.raises(DataError, match="cannot be decoded"):
-        asyncio.run(Decoder(limits=LIMITS, executor=executor).decode(source, FakeEmbedder()))
+        asyncio.run(decode(Decoder(limits=LIMITS, executor=executor), source))
+
+
+def test_what_is_decoded_and_not_yet_encoded_is_bounded(executor: Executor) -> None:
+    source = ImageBytes(png(np.zeros((3, 4000, 4000), np.uint8)), ImageHints())  # 48 MB from 0.2 MB
+    limits = Limits(max_decoded_bytes=2**26, max_pixels=2**26 // 4).model_copy(update={"max_pixels": 2**26})
+
+    async def talk() -> None:
+        decoder = Decoder(limits=limits, executor=executor)
+        for _ in range(2):
+            async with decoder.decoded(source, FakeEmbedder()) as prepared:
+                assert prepared.modality == "rgb"
+                with pytest.raises(ProblemError, match="48000000 bytes more, and 48000000 of 67108864") as refused:
+                    await decode(decoder, source)
+                await decode(decoder, ImageBytes(png(pixels("rgb", 0)), ImageHints()))
+            assert refused.value.status_code == 429
+            assert refused.value.headers == {"Retry-After": "1"}
+
+    asyncio.run(talk())
+
+
+def test_an_encoder_takes_no_more_bytes_than_it_may_hold() -> None:
+    pool = EncoderPool(device="cpu", limits=Limits(max_decoded_bytes=2**26, max_pixels=2**20), metrics=Metrics())
+    prepared = Prepared("speech", np.zeros(2**24 + 1, np.float32), None)
+    with pytest.raises(ProblemError, match="67108868 bytes more") as refused:
+        asyncio.run(pool.encode(prepared, "nowhere", "s0"))
+    assert refused.value.status_code == 429
+    assert pickle.loads(pickle.dumps(refused.value)).headers == {"Retry-After": "1"}, "it travels between replicas"
+
+
+@pytest.mark.parametrize("limits", [Limits(max_encode_pixels=2 * 3 * 12 * 12), Limits(max_encode_audio_s=0.5)])
+def test_a_pass_of_the_encoder_is_bounded_by_pixels_and_seconds(executor: Executor, limits: Limits) -> None:
+    embedder = FakeEmbedder()
+    modality = "rgb" if limits.max_encode_pixels < 2**25 else "speech"
+    image = raw_media("rgb", pixels("rgb", 0), bands=("red", "green", "blue"))
+    prepared = [embedder.pre(image if modality == "rgb" else pcm_media(tone(0, 0.25))) for _ in range(7)]
+
+    async def talk() -> None:
+        encoder = LocalEncoder(embedder, executor=executor, limits=limits, metrics=Metrics())
+        await asyncio.gather(*map(encoder.encode, prepared))
+
+    asyncio.run(talk())
+    assert embedder.batch_sizes == [2, 2, 2, 1]
+
+
+async def decode(decoder: Decoder, source: ImageBytes) -> Prepared:
+    async with decoder.decoded(source, FakeEmbedder()) as prepared:
+        return prepared
 
 
 def test_the_encoder_batches_up_to_its_limit(executor: Executor) -> None:

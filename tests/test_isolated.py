@@ -97,6 +97,36 @@ def _refusal(data: bytes) -> ProblemError:
     return refused.value
 
 
+def test_room_is_asked_for_before_decoding_and_a_refusal_leaves_the_process_free() -> None:
+    image = np.zeros((3, 1000, 1200), np.uint8)
+    large, small = ImageBytes(png(image), ImageHints()), picture(1)
+    asked: list[int] = []
+
+    def refuse_large(num_bytes: int) -> None:
+        asked.append(num_bytes)
+        if num_bytes >= image.nbytes:
+            raise ProblemError(429, "no room")
+
+    async def talk(processes: DecodingProcesses) -> list[Media]:
+        before = [child.pid for child in decoders()]
+        answers = []
+        for _ in range(2):
+            with pytest.raises(ProblemError, match="no room"):
+                await processes.decode(large, refuse_large)
+            answers.append(await processes.decode(small, refuse_large))
+        answers.append(await processes.decode(large, asked.append))
+        assert [child.pid for child in decoders()] == before
+        return answers
+
+    *smalls, whole = run(talk, 1)
+    for answer in smalls:
+        np.testing.assert_array_equal(decode_chip(answer).pixels, pixels("rgb", 1))
+    np.testing.assert_array_equal(decode_chip(whole).pixels, image)
+    few = asked[0]
+    assert few < image.nbytes
+    assert asked == [few, image.nbytes, few] * 2 + [few, image.nbytes]
+
+
 def test_the_first_query_of_a_process_waits_for_no_import() -> None:
     with LoneProcess(make_ready, LIMITS.max_decode_bytes) as process:
         assert process.submit(_has_imported_late_modules).result()

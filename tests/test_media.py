@@ -10,13 +10,15 @@ import pytest
 import rasterio
 from affine import Affine
 from PIL import Image
+from pydantic import ValidationError
 from rasterio.enums import ColorInterp
 
 from cmir.archive.imagery import decode_chip
 from cmir.archive.speech import decode_speech
 from cmir.errors import DataError, QueryError
+from serve.isolated import decoded, raw_media_of
 from serve.limits import Limits
-from serve.media import ImageHints, image_media, speech_media
+from serve.media import ImageBytes, ImageHints, SpeechBytes, image_media, sized_media, speech_media
 from serve.problems import ProblemError
 from tests.serve_doubles import pixels, png, tone, wav
 
@@ -41,12 +43,12 @@ def tiff(image: np.ndarray, **settings: object) -> bytes:
         return bytes(memory.read())
 
 
-def recorded(kind: str, codec: str) -> bytes:
-    """Half a second of a tone as a browser's recorder writes it."""
+def recorded(kind: str, codec: str, seconds: float = 0.5) -> bytes:
+    """A tone as a browser's recorder writes it."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=48_000, layout="mono")
-        samples = (0.3 * np.sin(np.arange(24_000) * 2 * np.pi * 440 / 48_000)).astype(np.float32)
+        samples = (0.3 * np.sin(np.arange(int(48_000 * seconds)) * 2 * np.pi * 440 / 48_000)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
         frame.sample_rate = 48_000
         resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48_000, frame_size=stream.frame_size)
@@ -180,6 +182,51 @@ def test_a_long_recording_is_refused_by_its_header() -> None:
     with pytest.raises(ProblemError, match=r"seen 3\.0 s, at most 2 s") as caught:
         speech_media(wav(tone(0, 3.0)), Limits(max_audio_s=2.0))
     assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("webm", "libopus"), ("ogg", "libopus"), ("mp4", "aac"), ("mp3", "libmp3lame"), ("wav", "pcm_s16le")],
+)
+def test_a_long_recording_is_refused_whatever_its_header_says(kind: str, codec: str) -> None:
+    data = recorded(kind, codec)
+    with pytest.raises(ProblemError, match=r"recording: seen 0\.\d s, at most 0\.25 s") as caught:
+        decoded(SpeechBytes(data), Limits(max_audio_s=0.25))
+    assert caught.value.status_code == 413
+    assert decoded(SpeechBytes(data), Limits(max_audio_s=1)).modality == "speech"
+
+
+def test_no_limit_of_seconds_is_above_what_the_decoder_takes() -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 30"):
+        Limits(max_audio_s=31)
+    with pytest.raises(ProblemError, match=r"seen 30\.\d s, at most 30 s") as caught:
+        decoded(SpeechBytes(recorded("webm", "libopus", 30.5)), LIMITS)
+    assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *[ImageBytes(picture("PNG", mode), NO_HINTS) for mode in ("L", "1", "LA", "I;16", "P", "RGB", "RGBA")],
+        ImageBytes(picture("JPEG", "CMYK"), NO_HINTS),
+        ImageBytes(png(pixels("rgb", 1)), ImageHints(window=(2, 1, 5, 4))),
+        ImageBytes(tiff(np.zeros((4, 8, 9), np.uint16)), NO_HINTS),
+        ImageBytes(tiff(np.zeros((4, 8, 9), np.uint16)), ImageHints(window=(2, 1, 5, 4))),
+        ImageBytes(tiff(np.zeros((3, 8, 9), np.float64)), NO_HINTS),
+        ImageBytes(tiff(np.zeros((1, 8, 9), np.int8)), NO_HINTS),
+        ImageBytes(tiff(np.zeros((1, 8, 9), np.uint32)), NO_HINTS),
+    ],
+)
+def test_the_size_of_an_image_is_known_before_it_is_decoded(source: ImageBytes) -> None:
+    sized = sized_media(source, LIMITS)
+    num_bytes = len(raw_media_of(sized.media, LIMITS).data)
+    assert num_bytes <= sized.num_bytes <= 2 * num_bytes
+
+
+@pytest.mark.parametrize("data", [wav(tone(0), "FLAC", 8000), wav(tone(0), "OGG", 44_100), recorded("webm", "libopus")])
+def test_the_size_of_a_recording_is_known_before_it_is_decoded(data: bytes) -> None:
+    sized = sized_media(SpeechBytes(data), LIMITS)
+    assert len(raw_media_of(sized.media, LIMITS).data) <= sized.num_bytes <= 4 * (16_000 * LIMITS.max_audio_s + 1)
 
 
 SCENE = np.random.default_rng(0).integers(0, 2000, (4, 256, 512), dtype=np.uint16)

@@ -25,19 +25,23 @@ _UNKNOWN_LENGTHS: Final = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # of a RIFF or data chunk
 F32 = npt.NDArray[np.float32]
 
 
-def decode_speech(media: Media) -> F32:
+class LongSpeechError(DataError):
+    """A recording longer than is taken."""
+
+
+def decode_speech(media: Media, *, max_seconds: float = MAX_SECONDS) -> F32:
     """Speech as f32[T], mono, 16 kHz, samples in [-1, 1]; channels are averaged, other rates resampled.
 
-    Raises DataError: not audio, cut short, no sample, NaN or infinite samples, longer than MAX_SECONDS, a rate outside
-    4..384 kHz, or features instead of a waveform.
+    Raises LongSpeechError where it is longer than `max_seconds`, whatever its header says; DataError: not audio, cut
+    short, no sample, NaN or infinite samples, a rate outside 4..384 kHz, or features instead of a waveform.
     """
     if is_features(media):
         raise DataError("cannot decode speech", seen="a feature vector", expected="a waveform or an audio file")
     if media.encoding == "raw":
         samples, rate_hz = _raw_samples(media)
     else:
-        samples, rate_hz = _file_samples(media.data)
-    return _to_16k(_mono_within_limits(samples, rate_hz), rate_hz)
+        samples, rate_hz = _file_samples(media.data, max_seconds)
+    return _to_16k(_mono_within_limits(samples, rate_hz, max_seconds), rate_hz)
 
 
 def file_media(data: bytes) -> Media:
@@ -46,8 +50,8 @@ def file_media(data: bytes) -> Media:
     Keeping the bytes makes an item's vector the one that the same file gets as a query. Raises DataError as
     `decode_speech` does, so that what is stored can be read.
     """
-    samples, rate_hz = _file_samples(data)
-    waveform = _to_16k(_mono_within_limits(samples, rate_hz), rate_hz)
+    samples, rate_hz = _file_samples(data, MAX_SECONDS)
+    waveform = _to_16k(_mono_within_limits(samples, rate_hz, MAX_SECONDS), rate_hz)
     encoding = _stored_encoding(data)
     if encoding is not None:
         return Media(modality="speech", data=data, encoding=encoding, sample_rate_hz=rate_hz)
@@ -110,26 +114,26 @@ def _to_16k(waveform: F32, rate_hz: int) -> F32:
     return np.clip(resample(scaled, rate_hz), -1.0, 1.0).astype(np.float32, copy=False)
 
 
-def _mono_within_limits(samples: npt.NDArray[Any], rate_hz: int) -> F32:
+def _mono_within_limits(samples: npt.NDArray[Any], rate_hz: int, max_seconds: float) -> F32:
     """f32[T,channels] -> f32[T], after the checks that hold for speech from anywhere."""
     low_hz, high_hz = _RATE_RANGE_HZ
     if not low_hz <= rate_hz <= high_hz:
         raise DataError("cannot use speech", seen=f"{rate_hz} Hz", expected=f"a rate of {low_hz}..{high_hz} Hz")
     if samples.size == 0:
         raise DataError("cannot use speech", seen="no samples", expected="at least one")
-    _refuse_longer(samples.shape[0], rate_hz)
+    _refuse_longer(samples.shape[0], rate_hz, max_seconds)
     mono: F32 = samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise DataError("cannot use speech", seen="NaN or infinite samples", expected="finite samples")
     return mono
 
 
-def _refuse_longer(num_samples: int, rate_hz: int) -> None:
-    if num_samples > MAX_SECONDS * rate_hz:
-        raise DataError(
+def _refuse_longer(num_samples: int, rate_hz: int, max_seconds: float) -> None:
+    if num_samples > max_seconds * rate_hz:
+        raise LongSpeechError(
             "cannot use speech",
             seen=f"{num_samples / rate_hz:.1f} s",
-            expected=f"at most {MAX_SECONDS:.0f} s",
+            expected=f"at most {max_seconds:g} s",
             fix="cut it into single utterances",
         )
 
@@ -156,7 +160,7 @@ def _raw_array(media: Media, dtype: str) -> npt.NDArray[Any]:
     return np.frombuffer(media.data, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
-def _file_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
+def _file_samples(data: bytes, max_seconds: float) -> tuple[npt.NDArray[np.float32], int]:
     """The bytes of an audio file -> f32[T,channels] and its rate."""
     import soundfile  # late: not needed for raw samples
 
@@ -167,14 +171,14 @@ def _file_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if 0 < file.frames < 2**40:  # a length that the header does not know reads as a huge one
-                _refuse_longer(file.frames, file.samplerate)
-            samples = file.read(int(MAX_SECONDS * file.samplerate) + 1, dtype="float32", always_2d=True)
+                _refuse_longer(file.frames, file.samplerate, max_seconds)
+            samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
             _refuse_missing(len(samples), file.frames, file.format, data)
             return samples, file.samplerate
     except soundfile.LibsndfileError as error:
         if data[:4] in (b"RIFF", b"RF64", b"fLaC"):  # a kind it reads: no second opinion from a more lenient reader
             raise DataError("cannot decode speech", seen=str(error), expected="a whole audio file") from error
-        return _ffmpeg_samples(data)
+        return _ffmpeg_samples(data, max_seconds)
 
 
 def _stored_encoding(data: bytes) -> str | None:
@@ -224,7 +228,7 @@ def _refuse_cut_ogg(data: bytes) -> None:
         raise DataError("ogg file is cut short", seen=f"{len(data) - last} bytes of a page", expected=f"{page} bytes")
 
 
-def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
+def _ffmpeg_samples(data: bytes, max_seconds: float) -> tuple[npt.NDArray[np.float32], int]:
     """Any container and codec of FFmpeg -> f32[T,channels] and its rate; stops where the limit is passed.
 
     The channels are kept: FFmpeg's own way to mono adds them at 0.7 each, not their mean.
@@ -243,7 +247,7 @@ def _ffmpeg_samples(data: bytes) -> tuple[npt.NDArray[np.float32], int]:
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(stream):
                 num_samples += frame.samples
-                _refuse_longer(num_samples, rate_hz)
+                _refuse_longer(num_samples, rate_hz, max_seconds)
                 blocks += [part.to_ndarray().T for part in to_float.resample(frame)]
             blocks += [part.to_ndarray().T for part in to_float.resample(None)] if blocks else []
     except (av.error.FFmpegError, ValueError) as error:
