@@ -1,13 +1,17 @@
 """What the engine found -> the answers' schemas."""
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Final
 from urllib.parse import quote
 
 import shapely
 import shapely.geometry
 from fastapi import Request
+from pydantic import JsonValue
 
 from cmir.gallery.search import GalleryItem, Hit
 from cmir.network.hearing import NOTHING_HEARD, Heard
@@ -24,6 +28,8 @@ from serve.schemas import (
     SearchAnswer,
     Timings,
 )
+
+_JUDGED_SPLITS: Final = ("validation", "test")
 
 
 def search_answer(found: Found, request: Request) -> SearchAnswer:
@@ -84,6 +90,7 @@ def info_answer(engine: Engine) -> InfoAnswer:
         dim=int(embedder.prototypes.shape[1]),
         modalities=list(embedder.modalities),
         labels=list(embedder.labels),
+        figures=bundle_figures(embedder.metrics),
     )
     gallery = GalleryInfo(
         sequence=pointer.sequence,
@@ -92,6 +99,7 @@ def info_answer(engine: Engine) -> InfoAnswer:
         num_items=dict(snapshot.num_items),
         index_kind=pointer.index.kind,
         recall_at_10=pointer.recall_at_10,
+        recall_by_case=dict(pointer.tuning.recall_by_case) if pointer.tuning else {},
     )
     return InfoAnswer(
         service_version=service_version(),
@@ -102,6 +110,21 @@ def info_answer(engine: Engine) -> InfoAnswer:
         limits={name: float(value) for name, value in engine.limits.model_dump().items()},
         second_ear=snapshot.listener.name if snapshot.listener else None,
     )
+
+
+def bundle_figures(metrics: Mapping[str, JsonValue]) -> dict[str, dict[str, float]]:
+    """The figures of each split that a bundle's metrics.json tells of, without what is no number.
+
+    >>> bundle_figures({"validation": {"speech_to_rgb_map": 0.9, "of": "voices"}, "num_steps": 168})
+    {'validation': {'speech_to_rgb_map': 0.9}}
+    """
+    found = {}
+    for split in _JUDGED_SPLITS:
+        told = metrics.get(split)
+        if isinstance(told, Mapping):
+            numbers = {name: value for name, value in told.items() if isinstance(value, int | float)}
+            found[split] = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+    return found
 
 
 def service_version() -> str:

@@ -200,6 +200,9 @@ class BundleInfo(_Answer):
     dim: int
     modalities: list[Modality]
     labels: list[str]
+    figures: dict[str, dict[str, float]] = Field(
+        description="how good it is, by split (validation, test) and name, such as speech_to_rgb_map; empty: not known"
+    )
 
 
 class GalleryInfo(_Answer):
@@ -210,7 +213,10 @@ class GalleryInfo(_Answer):
     published_at: datetime
     num_items: dict[str, int] = Field(description="by modality")
     index_kind: str
-    recall_at_10: float = Field(description="of the index, against exact search")
+    recall_at_10: float = Field(description="of the index, against exact search; the worst of the cases")
+    recall_by_case: dict[str, float] = Field(
+        description="the same by direction, also under filters: pan_to_ms, or pan_to_ms, 1% of rows; empty: not known"
+    )
 
 
 class InfoAnswer(_Answer):

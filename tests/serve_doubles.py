@@ -21,6 +21,7 @@ import soundfile
 import torch
 import uvicorn
 from PIL import Image
+from pydantic import JsonValue
 from starlette.types import ASGIApp
 
 from cmir.archive.imagery import decode_chip, raw_media
@@ -64,6 +65,7 @@ class FakeEmbedder:
     batch_sizes: list[int] = field(default_factory=list)
     fails: bool = False
     heard_threshold: float | None = None
+    metrics: dict[str, JsonValue] = field(default_factory=dict)
 
     def hear(self, vector: np.ndarray) -> Heard | None:
         return hear(vector, self.labels, self.prototypes, self.heard_threshold)

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from cmir.gallery.publish import Tuning
 from serve.asgi import create_app
 from tests.serve_doubles import (
     DIM,
@@ -198,6 +199,7 @@ def test_info_health_readiness_metrics(http: httpx.Client) -> None:
     assert told["bundle"]["labels"] == list(LABELS)
     assert told["gallery"]["num_items"] == {"pan": 6, "ms": 6, "rgb": 6, "speech": 6}
     assert told["gallery"]["recall_at_10"] == 0.995
+    assert (told["bundle"]["figures"], told["gallery"]["recall_by_case"]) == ({}, {}), "neither is known"
     assert http.get("/healthz").json()["status"] == "alive"
     assert http.get("/readyz").json() == {"status": "ready", "space_id": SPACE, "gallery_version": 11}
     ids(http.post("/v1/search/image", content=png(pixels("rgb", 1))))
@@ -209,6 +211,26 @@ def test_info_health_readiness_metrics(http: httpx.Client) -> None:
     for stage in ("encode", "search"):
         assert f'cmir_queue_items{{stage="{stage}"}} 0.0' in metrics
         assert f'cmir_batch_items_count{{stage="{stage}"}}' in metrics
+
+
+def test_info_tells_how_good_what_is_served_is() -> None:
+    gallery = FakeGallery()
+    figures = {"speech_to_rgb_map": 0.93, "rgb_to_speech_map": 0.91}
+    gallery.embedders[SPACE].metrics = {"validation": {**figures, "lost": float("nan")}, "num_steps": 9, "test": None}
+    recall = {"pan_to_ms": 0.998, "pan_to_ms, 1% of rows": 0.991}
+    tuning = Tuning(
+        target_recall=0.99,
+        num_queries=128,
+        latency_ms=1.0,
+        latency_filtered_ms=None,
+        recall_by_case=recall,
+        filters={},
+    )
+    gallery.published = gallery.published.model_copy(update={"tuning": tuning})
+    with running(create_app(gallery.engine())) as http:
+        told = http.get("/v1/info").json()
+    assert told["bundle"]["figures"] == {"validation": figures}
+    assert told["gallery"]["recall_by_case"] == recall
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ chip's modality, shape, dtype, bands and sensor; an utterance's padded length), 
 no layer of the network looks across a batch.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor
 
 from cmir.archive import shards
@@ -117,6 +118,11 @@ class Embedder:
     def labels(self) -> tuple[str, ...]:
         """The words that `prototypes` f32[L,D] stand for, in its order."""
         return self.bundle.config.network.labels
+
+    @property
+    def metrics(self) -> Mapping[str, JsonValue]:
+        """The bundle's figures, as metrics.json has them."""
+        return self.bundle.metrics
 
     def hear(self, vector: F32) -> Heard | None:
         """Which labels the vector f32[D] of an utterance names; None where the bundle cannot tell."""
