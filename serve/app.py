@@ -4,6 +4,7 @@ fused (the default, best on CPUs): one deployment decodes, encodes and searches;
 split: CPU replicas take requests, decode and search, replicas with GPUs encode. Both answer the same.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -16,7 +17,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -57,8 +58,11 @@ class ServeArgs(BaseModel):
     device: Device = "auto"
     min_replicas: int = Field(default=1, ge=0, description="of the deployment that takes requests; 0 scales to zero")
     max_replicas: int = Field(default=1, ge=1)
-    min_encoders: int = Field(default=1, ge=0, description="split: replicas that encode")
+    min_encoders: int = Field(default=1, ge=0, description="split: replicas that encode; 0 scales to zero")
     max_encoders: int = Field(default=1, ge=1)
+    downscale_to_zero_delay_s: float = Field(
+        default=600.0, ge=0, description="how long nobody asks before the last replica goes, where that may be, seconds"
+    )
     num_cpus: float = Field(default=1.0, ge=0, description="CPUs reserved by a replica")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs reserved by a replica that encodes")
     api_keys_file: Path | None = Field(default=None, description="hashed keys, see serve/keys.py; default: open to all")
@@ -72,14 +76,16 @@ class ServeArgs(BaseModel):
 
 
 class RemoteEncoder:
-    """The encoder of one space, in the replicas of another deployment."""
+    """The encoder of one space, in the replicas of another deployment, of which none may run while nobody asks."""
 
-    def __init__(self, handle: DeploymentHandle, bundle_uri: str, space_id: str) -> None:
+    def __init__(self, handle: DeploymentHandle, bundle_uri: str, space_id: str, *, may_sleep: bool) -> None:
         self._handle, self._bundle_uri, self._space_id = handle, bundle_uri, space_id
+        self.may_sleep = may_sleep
 
     async def warm(self) -> None:
-        """Have every replica that runs now load the bundle."""
-        await self._handle.broadcast("warm", self._bundle_uri, self._space_id).results_async()
+        """Have every replica that runs now load the bundle; any other loads it when it is first asked."""
+        with contextlib.suppress(DeploymentUnavailableError):  # none runs
+            await self._handle.broadcast("warm", self._bundle_uri, self._space_id).results_async()
 
     async def encode(self, prepared: Prepared) -> Timed[F32]:
         """The unit vector f32[D]; the way there and back counts as queue.
@@ -154,7 +160,8 @@ class Ingress:
 
     async def _remote_encoder(self, embedder: Embedder) -> Encoder:
         assert self._encoders is not None
-        encoder = RemoteEncoder(self._encoders, embedder.bundle.uri, embedder.space_id)
+        may_sleep = self._args.min_encoders == 0
+        encoder = RemoteEncoder(self._encoders, embedder.bundle.uri, embedder.space_id, may_sleep=may_sleep)
         await encoder.warm()
         return encoder
 
@@ -183,7 +190,7 @@ def build(args: ServeArgs) -> Application:
     fused = args.composition == "fused"
     ingress = serve.deployment(Ingress).options(
         name="cmir",
-        autoscaling_config=_autoscaling(args.min_replicas, args.max_replicas, args.limits),
+        autoscaling_config=_autoscaling(args.min_replicas, args.max_replicas, args),
         max_ongoing_requests=_ongoing(args.limits),
         max_queued_requests=args.limits.max_in_flight,
         backpressure_config=_BACKPRESSURE,
@@ -198,7 +205,7 @@ def build(args: ServeArgs) -> Application:
 def _encoders(args: ServeArgs) -> Application:
     deployment = serve.deployment(EncoderReplica).options(
         name="encoder",
-        autoscaling_config=_autoscaling(args.min_encoders, args.max_encoders, args.limits),
+        autoscaling_config=_autoscaling(args.min_encoders, args.max_encoders, args),
         max_ongoing_requests=_ongoing(args.limits),
         max_queued_requests=args.limits.max_in_flight,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
@@ -222,10 +229,12 @@ def _ongoing(limits: Limits) -> int:
     return limits.max_in_flight + 8
 
 
-def _autoscaling(min_replicas: int, max_replicas: int, limits: Limits) -> AutoscalingConfig:
-    """Scales out when half of what a replica takes is under way, on average."""
+def _autoscaling(min_replicas: int, max_replicas: int, args: ServeArgs) -> AutoscalingConfig:
+    """Scales out when half of what a replica takes is under way, on average; begins with one replica at least."""
     return AutoscalingConfig(
         min_replicas=min_replicas,
+        initial_replicas=max(1, min_replicas),
         max_replicas=max(min_replicas, max_replicas),
-        target_ongoing_requests=max(1, limits.max_in_flight // 2),
+        target_ongoing_requests=max(1, args.limits.max_in_flight // 2),
+        downscale_to_zero_delay_s=args.downscale_to_zero_delay_s,
     )

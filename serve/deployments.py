@@ -83,8 +83,13 @@ class Searches(Protocol):
 
 
 class Encoder(Protocol):
-    """Prepared media -> unit vector f32[D], here or in another process."""
+    """Prepared media -> unit vector f32[D], here or in another process.
 
+    One that `may_sleep` has no process while nobody asks; whatever asks it wakes one, so what only looks must not ask.
+    """
+
+    @property
+    def may_sleep(self) -> bool: ...
     async def encode(self, prepared: Prepared) -> Timed[F32]: ...
 
 
@@ -136,6 +141,8 @@ class Decoder:
 
 class LocalEncoder:
     """Encodes in batches in one thread of this process."""
+
+    may_sleep: Final = False
 
     def __init__(self, embedder: Embeds, *, executor: Executor, limits: Limits, metrics: Metrics) -> None:
         self._batcher: Batcher[Prepared, F32] = Batcher(

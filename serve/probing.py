@@ -16,6 +16,7 @@ from cmir.archive.speech import SAMPLE_RATE_HZ, pcm_media
 from cmir.network.preprocessing import Preprocessing
 from serve.deployments import Snapshot, Wanted
 from serve.problems import ProblemError
+from serve.query import F32
 
 _TONE_HZ: Final = 220.0
 _RAMP_PX: Final = 64
@@ -32,17 +33,28 @@ def probe_media(preprocessing: Preprocessing, modalities: Sequence[Modality]) ->
 async def probe(snapshot: Snapshot, media: Media) -> None:
     """Embed `media`, search with it, and read a row of the table, which a search of vectors in memory does not.
 
-    Raises ProblemError 503 where the vector is not a finite unit vector or nothing is found, else whatever a part
-    raises.
+    An encoder that may sleep is let sleep: that row's vector is searched with. Raises ProblemError 503 where the vector
+    is not a finite unit vector or nothing is found, else whatever a part raises.
     """
+    vector = await (_of_a_row(snapshot) if snapshot.encoder.may_sleep else _embedded(snapshot, media))
+    found = await snapshot.finder.find(Wanted(vector, targets=(), k=1, filters=None))
+    if not found.result:
+        raise ProblemError(503, "the gallery answers the probe with no hit")
+    await _of_a_row(snapshot)
+
+
+async def _of_a_row(snapshot: Snapshot) -> F32:
+    [vector] = await asyncio.to_thread(snapshot.searcher.sample, 1, 0)
+    unit: F32 = vector
+    return unit
+
+
+async def _embedded(snapshot: Snapshot, media: Media) -> F32:
     prepared = await snapshot.prepare(media)
     vector = (await snapshot.encoder.encode(prepared)).result
     if not np.isclose(float(np.linalg.norm(vector)), 1.0, atol=1e-2):  # false for nan; 1e-2 leaves room for bf16
         raise ProblemError(503, f"the encoder answers the {media.modality} probe with no unit vector")
-    found = await snapshot.finder.find(Wanted(vector, targets=(), k=1, filters=None))
-    if not found.result:
-        raise ProblemError(503, "the gallery answers the probe with no hit")
-    await asyncio.to_thread(snapshot.searcher.sample, 1, 0)
+    return vector
 
 
 def _ramp(preprocessing: Preprocessing, modality: Modality) -> Media:

@@ -274,6 +274,12 @@ def running(app: ASGIApp) -> Iterator[httpx.Client]:
         thread.join()
 
 
+class SleepyEncoder(LocalEncoder):
+    """One that nobody should ask who only looks."""
+
+    may_sleep = True  # type: ignore[misc,assignment]
+
+
 class FakeGallery:
     """What is published, and how it is opened: publish() is seen by the next look at the pointer."""
 
@@ -285,6 +291,7 @@ class FakeGallery:
         self.searcher = FakeSearcher(gallery_rows())
         self.opening_fails_with: Exception | None = None
         self.ear: SecondEar | None = None
+        self.encoder_may_sleep = False
         self._poll_s = poll_s
         names = ("decode", "run", "find", "filter", "listen")
         self._threads = {name: ThreadPoolExecutor(2 if name == "decode" else 1) for name in names}
@@ -303,7 +310,8 @@ class FakeGallery:
             raise self.opening_fails_with
         embedder = self.embedders[seen.space_id]
         searcher = self.searcher if embedder.sign > 0 else FakeSearcher(gallery_rows(embedder.sign))
-        encoder = LocalEncoder(embedder, executor=self._threads["run"], limits=self.limits, metrics=self.metrics)
+        make_encoder = SleepyEncoder if self.encoder_may_sleep else LocalEncoder
+        encoder = make_encoder(embedder, executor=self._threads["run"], limits=self.limits, metrics=self.metrics)
         finder = Finder(
             searcher,
             executor=self._threads["find"],

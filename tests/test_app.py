@@ -1,5 +1,6 @@
 """The Serve application: its arguments, what it refuses before it starts, and both compositions on a real cluster."""
 
+import asyncio
 import json
 import re
 import time
@@ -10,11 +11,13 @@ import httpx
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from cmir.errors import ConfigError, GalleryError, SpaceMismatchError
 from cmir.loopback import free_port
 from cmir.network.embedder import Embedder
-from serve.app import ServeArgs, build
+from serve.app import RemoteEncoder, ServeArgs, build
 from tests.conftest import RayCluster
 from tests.serve_doubles import pixels, png, tone, wav
 from tests.serve_real import make_bundle, media, publish_gallery, published
@@ -41,6 +44,33 @@ def test_an_application_is_built(places: tuple[str, str], composition: str, num_
     assert application._bound_deployment.name == "cmir"
     bound = application._bound_deployment.init_args
     assert len(bound) == num_deployments  # the arguments, and the encoders where they are apart
+
+
+@pytest.mark.parametrize(("num_least", "num_first"), [(0, 1), (1, 1), (3, 3)])
+def test_encoders_may_scale_to_zero_and_begin_with_one(places: tuple[str, str], num_least: int, num_first: int) -> None:
+    asked = {"composition": "split", "min_encoders": num_least, "downscale_to_zero_delay_s": 90}
+    application = build(ServeArgs.model_validate({"gallery": places[1], **asked}))
+    encoders = application._bound_deployment.init_args[1]._bound_deployment
+    scaling = encoders._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.initial_replicas) == (num_least, num_first)
+    assert scaling.max_replicas == max(1, num_least)
+    assert scaling.downscale_to_zero_delay_s == 90
+
+
+class SleepingReplicas:
+    """A handle of a deployment of which no replica runs."""
+
+    def broadcast(self, method: str, *_: object) -> "SleepingReplicas":
+        assert method == "warm"
+        return self
+
+    async def results_async(self) -> list[object]:
+        raise DeploymentUnavailableError(DeploymentID("encoder"))
+
+
+def test_no_replica_has_to_run_to_be_warm() -> None:
+    encoder = RemoteEncoder(SleepingReplicas(), "s3://bundle", "s0", may_sleep=True)  # type: ignore[arg-type]
+    asyncio.run(encoder.warm())
 
 
 def test_it_is_refused_before_it_starts(

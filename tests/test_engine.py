@@ -149,6 +149,16 @@ def test_ready_only_where_a_query_just_worked() -> None:
         run(empty, lambda engine: engine.check_ready())
 
 
+def test_a_look_at_readiness_lets_an_encoder_sleep() -> None:
+    gallery = FakeGallery()
+    gallery.encoder_may_sleep = True
+    gallery.embedders[SPACE].fails = True  # whoever asked it would be told
+    assert run(gallery, lambda engine: engine.check_ready()).pointer.space_id == SPACE
+    gallery.searcher.rows.clear()
+    with pytest.raises(ProblemError, match="probe failed"):
+        run(gallery, lambda engine: engine.check_ready())
+
+
 def test_not_ready_where_decoding_does_not_work() -> None:
     gallery = FakeGallery()
     processes = DecodingProcesses(1, gallery.limits)

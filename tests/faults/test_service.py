@@ -220,6 +220,38 @@ def test_a_killed_replica_costs_what_it_had_under_way(
     assert is_ready(url)
 
 
+def test_encoders_sleep_while_nobody_asks_and_wake_for_the_first_who_does(deploy: Deploy, place: Place) -> None:
+    url = deploy(composition="split", min_encoders=0, downscale_to_zero_delay_s=1)
+    assert len(replicas("encoder")) == 1, "whoever comes first finds it warm"
+    was_ready: list[bool] = []
+
+    def sleeps() -> bool:
+        was_ready.append(is_ready(url))
+        return not replicas("encoder")
+
+    def served() -> str:
+        body = {"parts": [{"kind": "label", "label": "water"}]}
+        return str(httpx.post(f"{url}/v1/search", json=body, timeout=30).json()["space_id"])
+
+    wait_until(sleeps, 180)
+    assert served() == place.spaces[0], "what needs no encoder is answered without one"
+    publish_gallery(place.gallery, place.bundles[1])
+    wait_until(lambda: served() == place.spaces[1], 30)
+    assert sleeps(), "neither a new space nor a look at readiness wakes it"
+    assert all(was_ready)
+
+    def woken() -> bool:
+        response = httpx.post(f"{url}/v1/embed/rgb", content=png(pixels("rgb", 0)), timeout=60)
+        assert response.status_code in (200, 504), response.text
+        if response.status_code == 200:
+            assert response.json()["space_id"] == place.spaces[1]
+            np.testing.assert_allclose(response.json()["vector"], place.vectors[place.spaces[1]][0], atol=1e-4)
+        return response.status_code == 200
+
+    wait_until(woken, 120)
+    assert is_ready(url)
+
+
 def test_a_dead_encoder_ends_readiness_and_its_return_brings_it_back(deploy: Deploy, place: Place) -> None:
     url = deploy(composition="split")
     assert is_ready(url)
