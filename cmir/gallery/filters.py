@@ -118,10 +118,18 @@ class Filters(BaseModel):
             raise ValueError("gsd_min_m is larger than gsd_max_m")
         return self
 
-    @property
     def area(self) -> shapely.Geometry | None:
-        """The polygon, which a hit's footprint must touch."""
-        return None if self.polygon is None else shapely.from_wkt(self.polygon)
+        """The polygon, which a hit's footprint must touch. Raises QueryError where it crosses itself.
+
+        That takes ten times as long to see as the rest of a polygon, so it is looked for only by whoever searches.
+        """
+        if self.polygon is None:
+            return None
+        shape = shapely.from_wkt(self.polygon)
+        if not shape.is_valid:
+            what, seen = "filter polygon does not fit: not a simple polygon", shapely.is_valid_reason(shape)
+            raise QueryError(what, seen=seen, expected="rings that neither cross nor touch themselves")
+        return shape
 
     @property
     def num_polygon_points(self) -> int:
@@ -136,7 +144,7 @@ class Filters(BaseModel):
         """The condition in Lance's SQL, of the polygon its bounding box; an empty text where nothing is asked."""
         parts = [
             *(_touches_bbox(self.bbox) if self.bbox else ()),
-            *(_touches_bbox(self.area.bounds) if self.area else ()),
+            *(_touches_bbox(shapely.from_wkt(self.polygon).bounds) if self.polygon else ()),
             *(_within_time(self.datetime) if self.datetime else ()),
         ]
         if self.sensor is not None:
@@ -195,7 +203,7 @@ def _instant_us(text: str, time_of_day: str) -> int | None:
 
 
 def _polygon(value: Any) -> shapely.Geometry:
-    """A valid Polygon or MultiPolygon within lon/lat bounds. Raises ValueError for anything else.
+    """A Polygon or MultiPolygon within lon/lat bounds. Raises ValueError for anything else.
 
     Other kinds are refused before they are parsed: GEOS follows nested collections by recursion, down to a crash.
     """
@@ -212,8 +220,6 @@ def _polygon(value: Any) -> shapely.Geometry:
     west, south, east, north = shape.bounds
     if not all(map(math.isfinite, shape.bounds)) or west < -180 or east > 180 or south < -90 or north > 90:
         raise ValueError("longitudes must lie in -180..180, latitudes in -90..90")
-    if not shape.is_valid:
-        raise ValueError(f"not a simple polygon: {shapely.is_valid_reason(shape)}")
     return shapely.force_2d(shape)
 
 

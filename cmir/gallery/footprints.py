@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import shapely
 
+from cmir.gallery.held_vectors import Nearest
 from cmir.gallery.hit_rows import RowIds
 
 _ROWS_AT_ONCE: Final = 4096  # after which it is asked whether anybody still waits
@@ -42,6 +43,23 @@ def rows_touching(
         touches = shapely.intersects(area, _footprints(batch))  # the prepared one first
         found.append(batch["_rowid"].to_numpy()[touches])
     return np.concatenate(found)
+
+
+def is_row_of(row_ids: RowIds) -> str:
+    """The condition, in Lance's SQL, of being one of these rows."""
+    return f"_rowid IN ({', '.join(map(str, row_ids.tolist()))})" if len(row_ids) else "false"
+
+
+def picked(row_ids: RowIds, num_hits: int, nearest: Callable[[int], list[Nearest]]) -> list[Nearest]:
+    """The nearest of these rows for every query, of more and more of the `nearest` rows until enough are theirs."""
+    num_fetched = num_hits
+    while True:
+        found = nearest(num_fetched)
+        kept = [np.isin(near_ids, row_ids) for near_ids, _ in found]
+        if all(mask.sum() >= num_hits or len(mask) < num_fetched for mask in kept):
+            pairs = zip(found, kept, strict=True)
+            return [(near_ids[mask][:num_hits], near[mask][:num_hits]) for (near_ids, near), mask in pairs]
+        num_fetched *= 4
 
 
 def _footprints(batch: pa.RecordBatch) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from cmir.archive.schema import IMAGE_MODALITIES, METADATA_COLUMNS, MODALITIES
 from cmir.errors import QueryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.filters import Filters
-from cmir.gallery.footprints import rows_touching
+from cmir.gallery.footprints import is_row_of, picked, rows_touching
 from cmir.gallery.held_vectors import Nearest, Vectors, VectorsOnDemand
 from cmir.gallery.hit_rows import HitRows, RowIds
 from cmir.gallery.publish import INDEX_NAME, IndexSettings, Pointer, SearchSettings, read_pointer
@@ -244,7 +244,7 @@ class Searcher:
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[Ranking]:
         asked, spare = filters.sql() if filters else "", _SPARE_HITS
-        area = filters.area if filters else None
+        area = filters.area() if filters else None
         condition = _condition(targets, asked)
         touching = None if area is None else rows_touching(self._dataset, condition, area, is_wanted)
         while True:
@@ -271,34 +271,14 @@ class Searcher:
             passing = self._passing(condition) if touching is None else touching
             if len(passing) <= _ROWS_COMPARED:
                 return held.nearest_among(queries, num_hits, passing)
-        if touching is None:
-            return self._in_table(queries, num_hits, condition, way)
-        return self._in_table_among(queries, num_hits, condition, way, touching)
+        if touching is not None and len(touching) > _ROWS_NAMED:
+            return picked(touching, num_hits, lambda number: self._in_table(queries, number, condition, way))
+        named = condition if touching is None else is_row_of(touching)
+        return self._in_table(queries, num_hits, named, way)
 
     def _passing(self, condition: str) -> RowIds:
         found = self._dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"]
         return np.asarray(found.combine_chunks())
-
-    def _in_table_among(
-        self,
-        queries: Vectors,
-        num_hits: int,
-        condition: str,
-        way: tuple[IndexSettings, SearchSettings],
-        row_ids: RowIds,
-    ) -> list[Nearest]:
-        """Of these rows, all of which pass: named where they are few, else picked from more hits than are wanted."""
-        if len(row_ids) <= _ROWS_NAMED:
-            named = f"_rowid IN ({', '.join(map(str, row_ids.tolist()))})" if len(row_ids) else "false"
-            return self._in_table(queries, num_hits, named, way)
-        num_fetched = num_hits
-        while True:
-            found = self._in_table(queries, num_fetched, condition, way)
-            kept = [np.isin(near_ids, row_ids) for near_ids, _ in found]
-            if all(mask.sum() >= num_hits or len(mask) < num_fetched for mask in kept):
-                pairs = zip(found, kept, strict=True)
-                return [(near_ids[mask][:num_hits], near[mask][:num_hits]) for (near_ids, near), mask in pairs]
-            num_fetched *= 4
 
     def _in_table(
         self, queries: Vectors, num_hits: int, condition: str, way: tuple[IndexSettings, SearchSettings]
