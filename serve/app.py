@@ -30,6 +30,7 @@ from cmir.network.embedder import Device, Embedder, Prepared
 from serve.asgi import create_app
 from serve.batching import Timed
 from serve.deployments import Encoder, EncoderPool
+from serve.engine import Engine
 from serve.keys import KeyRing
 from serve.limits import RETRY_AFTER_S, Limits
 from serve.metrics import BATCH_FAMILIES, Metrics
@@ -126,6 +127,10 @@ class EncoderReplica:
         """Load a bundle, if it is not; SpaceMismatchError where it is not of that space."""
         await self._pool.warm(bundle_uri, space_id)
 
+    async def check_health(self) -> None:
+        """Serve replaces a replica of which this raises three times in a row."""
+        await self._pool.check()
+
     async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str, carrier: dict[str, str]) -> Timed[F32]:
         """The unit vector f32[D] of a prepared item in that space, by the bundle at that URI; `carrier` names the span
         of the request."""
@@ -140,10 +145,16 @@ class Ingress:
     def __init__(self, args: ServeArgs, encoders: DeploymentHandle | None = None) -> None:
         _log_beside_serve()
         self._args, self._encoders = args, encoders
+        self._engine: Engine | None = None
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica of which this raises three times in a row."""
+        if self._engine is not None:
+            await self._engine.check_health()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         args = self._args
-        engine = build_engine(
+        engine = self._engine = build_engine(
             args.gallery,
             bundle_uri=args.bundle,
             device="cpu" if self._encoders else args.device,

@@ -1,8 +1,8 @@
 """The app as ASGI: routes, page, and around them one border where every request passes in and every answer out.
 
-The border gives the request its id, checks the key, counts it in (429), bounds its body (413) and its time (504),
-turns whatever is raised into a problem document, adds the security headers, counts, times and logs (`http` of the log
-record, which Ray Serve writes as JSON). Nothing is raised past it.
+The border gives the request its id, checks the key, counts it in (429; routes tell it of several media parts), bounds
+its body (413) and its time (504), turns whatever is raised into a problem document, adds the security headers, counts,
+times and logs (`http` of the log record, which Ray Serve writes as JSON). Nothing is raised past it.
 """
 
 import asyncio
@@ -141,9 +141,17 @@ class Border:
             await self._app(scope, receive, exchange.send)
             return
         headers = Headers(scope=scope)
+        authorization = headers.get("authorization")
         if self._keys is not None:
-            exchange.key_name = self._keys.admit(headers.get("authorization"))
-        with self._gate:
+            exchange.key_name = self._keys.admit(authorization)
+
+        def charge(num_media: int) -> None:
+            passage.widen(num_media)
+            if self._keys is not None and num_media > 1:
+                self._keys.charge(authorization, num_media - 1)
+
+        with self._gate.passage() as passage:
+            scope["state"]["charge"] = charge
             bounded = bounded_receive(
                 receive,
                 declared_bytes=headers.get("content-length"),

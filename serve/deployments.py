@@ -34,6 +34,7 @@ from serve.isolated import DecodingProcesses, raw_media_of
 from serve.limits import DecodedBytes, Limits
 from serve.media import ImageBytes, ImageHints, SpeechBytes, sized_media
 from serve.metrics import Metrics
+from serve.probe_items import probe_media
 from serve.query import F32
 
 _BUNDLES_KEPT: Final = 2
@@ -197,7 +198,8 @@ class EncoderPool:
         self._device, self._limits, self._metrics = device, limits, metrics
         self._executor = ThreadPoolExecutor(1, "encode")
         self._bytes = DecodedBytes(limits)
-        self._encoders: dict[tuple[str, str], LocalEncoder] = {}  # by bundle URI and space_id, the newest last
+        # by bundle URI and space_id, the newest last; with each what asks it whether it works
+        self._encoders: dict[tuple[str, str], tuple[LocalEncoder, Prepared]] = {}
         self._loading = asyncio.Lock()
 
     async def warm(self, bundle_uri: str, space_id: str) -> None:
@@ -208,12 +210,19 @@ class EncoderPool:
         wanted = (bundle_uri, space_id)
         async with self._loading:
             if wanted not in self._encoders:
-                embedder = await asyncio.to_thread(self._load, bundle_uri, space_id)
-                self._encoders[wanted] = LocalEncoder(
-                    embedder, executor=self._executor, limits=self._limits, metrics=self._metrics
-                )
+                embedder, probe = await asyncio.to_thread(self._load, bundle_uri, space_id)
+                encoder = LocalEncoder(embedder, executor=self._executor, limits=self._limits, metrics=self._metrics)
+                self._encoders[wanted] = encoder, probe
                 while len(self._encoders) > _BUNDLES_KEPT:
                     del self._encoders[next(iter(self._encoders))]
+
+    async def check(self) -> None:
+        """Encode something with the newest bundle. Raises whatever that raises, RuntimeError for no unit vector."""
+        if self._encoders:
+            (bundle_uri, _), (encoder, probe) = list(self._encoders.items())[-1]
+            vector = (await encoder.encode(probe)).result
+            if not np.isfinite(vector).all():
+                raise RuntimeError(f"the probe of {bundle_uri} has no embedding")
 
     async def encode(self, prepared: Prepared, bundle_uri: str, space_id: str) -> Timed[F32]:
         """The unit vector f32[D] of one prepared item; a bundle that is not loaded is loaded first, as by `warm`.
@@ -225,15 +234,17 @@ class EncoderPool:
             share.take(content.pixels.nbytes if isinstance(content, Chip) else content.nbytes)
             if (bundle_uri, space_id) not in self._encoders:
                 await self.warm(bundle_uri, space_id)
-            return await self._encoders[bundle_uri, space_id].encode(prepared)
+            encoder, _ = self._encoders[bundle_uri, space_id]
+            return await encoder.encode(prepared)
 
-    def _load(self, bundle_uri: str, space_id: str) -> Embedder:
+    def _load(self, bundle_uri: str, space_id: str) -> tuple[Embedder, Prepared]:
         embedder = Embedder.open(bundle_uri, device=self._device)
         if embedder.space_id != space_id:
             what, fix = "the bundle is of another space than the one asked for", "train into a folder of its own"
             raise SpaceMismatchError(what, seen=embedder.space_id, expected=space_id, where=bundle_uri, fix=fix)
         embedder.warm_up()
-        return embedder
+        probe, *_ = probe_media(embedder.bundle.preprocessing, embedder.modalities)
+        return embedder, embedder.pre(probe)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,11 +23,11 @@ from cmir.network.embedder import Prepared
 from cmir.network.hearing import Heard
 from cmir.network.second_ear import heard_by_ear
 from serve.canary import Canary
-from serve.deployments import Decoder, Snapshot, Wanted
+from serve.deployments import Decoder, LocalEncoder, Snapshot, Wanted
 from serve.limits import MIN_POLYGON_POINTS, Limits
 from serve.media import ImageBytes, SpeechBytes
 from serve.metrics import Metrics
-from serve.probing import probe
+from serve.probing import embedded, probe
 from serve.problems import ProblemError
 from serve.query import F32, GivenVector, ItemRef, LabelRef, Query, Source
 from serve.tracing import note_queue, stage_span
@@ -78,6 +78,7 @@ class Engine:
         self._canary = Canary(lambda: watch.current, every_s=canary_s, metrics=metrics) if canary_s else None
         self._watch, self._decoder, self._executor = watch, decoder, executor
         self._ready_until = 0.0
+        self._has_started = False
         self._probing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -86,6 +87,7 @@ class Engine:
         await self._watch.start()
         if self._canary is not None:
             self._canary.start()
+        self._has_started = True
 
     async def stop(self) -> None:
         """End watching."""
@@ -138,11 +140,27 @@ class Engine:
             snapshot = self.snapshot
             if time.monotonic() < self._ready_until:
                 return snapshot
-            self.metrics.ready.set(0)
-            await self._probed(snapshot)
+            try:
+                await self._probed(snapshot)
+            except ProblemError:
+                self.metrics.ready.set(0)
+                raise
             self.metrics.ready.set(1)
             self._ready_until = time.monotonic() + _READY_FOR_S
             return snapshot
+
+    async def check_health(self) -> None:
+        """Decode, and encode where this process does it: what another replica in the place of this one would mend.
+
+        Whatever lies elsewhere, the gallery and encoders of their own, is for readiness to tell. Raises whatever a part
+        raises, ProblemError where it gives no unit vector.
+        """
+        if not self._has_started:
+            return
+        await self._decoder.check()
+        snapshot = self.snapshot
+        if isinstance(snapshot.encoder, LocalEncoder):
+            await embedded(snapshot, snapshot.probes[0])
 
     async def _probed(self, snapshot: Snapshot) -> None:
         try:

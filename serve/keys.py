@@ -84,6 +84,12 @@ class KeyRing:
                 )
         return bearer.name
 
+    def charge(self, authorization: str | None, num_requests: int) -> None:
+        """Take so many more requests of the bearer's rate, on credit: those that follow wait for them."""
+        digest, _ = self._known(authorization)
+        if bucket := self._buckets.get(digest):
+            bucket.owe(num_requests)
+
     def _known(self, authorization: str | None) -> tuple[str, Bearer]:
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():

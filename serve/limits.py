@@ -1,9 +1,9 @@
 """How much one request, and all requests together, may ask for.
 
 What is over a size limit is refused with 413, what comes while too much is under way with 429 and Retry-After, what
-takes longer than the deadline ends with 504. The gate counts requests, not bytes: with the defaults the bodies of all
-admitted requests together stay below max_in_flight * max_body_bytes. A body of a few kB may hold an image of 200 MB, so
-what is decoded of them is counted in bytes as well.
+takes longer than the deadline ends with 504. The gate counts requests, those of several media parts as so many, not
+bytes: with the defaults the bodies of all admitted requests together stay below max_in_flight * max_body_bytes. A body
+of a few kB may hold an image of 200 MB, so what is decoded of them is counted in bytes as well.
 """
 
 from typing import Final, Self
@@ -37,6 +37,7 @@ class Limits(BaseModel):
     max_decoded_bytes: int = Field(
         default=2**30, ge=2**26, description="memory for all that one replica has decoded and not yet encoded, bytes"
     )
+    max_media_parts: int = Field(default=32, ge=1, description="images and recordings of one request, a batch too")
     max_in_flight: int = Field(default=64, ge=1, description="requests under way in one replica before 429")
     deadline_s: float = Field(default=20.0, gt=0, description="longest time for one answer, seconds")
     max_encode_items: int = Field(default=32, ge=1, description="most media in one pass of the encoder")
@@ -60,28 +61,60 @@ class Limits(BaseModel):
 class Gate:
     """Counts the requests under way; the one after the last that fits is told to come back.
 
-    >>> gate = Gate(max_in_flight=1)
-    >>> with gate:
+    >>> gate = Gate(max_in_flight=2)
+    >>> with gate.passage() as passage:
+    ...     passage.widen(2)  # it turns out to be two
     ...     gate.in_flight
-    1
+    2
+    >>> gate.in_flight
+    0
     """
 
     def __init__(self, *, max_in_flight: int) -> None:
         self.in_flight = 0
         self._max_in_flight = max_in_flight
 
-    def __enter__(self) -> "Gate":
-        if self.in_flight >= self._max_in_flight:
+    def passage(self) -> "Passage":
+        """The way of one request through it, for a `with` block."""
+        return Passage(self)
+
+    def enter(self, num_more: int, *, beside: int) -> None:
+        """Let so many more in, one that is alone whatever its size. Raises ProblemError 429 where they do not fit.
+
+        `beside` of those under way are its own.
+        """
+        others = self.in_flight - beside
+        if others and self.in_flight + num_more > self._max_in_flight:
             raise ProblemError(
                 429,
-                f"{self.in_flight} requests are under way, as many as this replica takes",
+                f"{others} requests are under way, and {beside + num_more} more are too many for this replica",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
-        self.in_flight += 1
+        self.in_flight += num_more
+
+    def leave(self, num_leaving: int) -> None:
+        """Let so many out."""
+        self.in_flight -= num_leaving
+
+
+class Passage:
+    """One request in a gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._width = gate, 0
+
+    def __enter__(self) -> "Passage":
+        self.widen(1)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.in_flight -= 1
+        self._gate.leave(self._width)
+
+    def widen(self, width: int) -> None:
+        """Count as so many requests from now on. Raises ProblemError 429 where they do not fit."""
+        if width > self._width:
+            self._gate.enter(width - self._width, beside=self._width)
+            self._width = width
 
 
 class DecodedBytes:

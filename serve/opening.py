@@ -25,7 +25,8 @@ from serve.engine import Engine
 from serve.isolated import DecodingProcesses
 from serve.limits import Limits
 from serve.metrics import Metrics
-from serve.probing import probe, probe_media
+from serve.probe_items import probe_media
+from serve.probing import probe
 from serve.watch import PointerWatch
 
 MakeEncoder: TypeAlias = Callable[[Embedder], Awaitable[Encoder]]

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -51,6 +52,11 @@ class Query:
     targets: tuple[Modality, ...]
     k: int
     filters: Filters | None
+
+
+def num_media(queries: Sequence[Query]) -> int:
+    """Images and recordings of all of them."""
+    return sum(isinstance(source, ImageBytes | SpeechBytes) for query in queries for source in query.sources)
 
 
 def single(source: Source, *, targets: tuple[Modality, ...], k: int, filters: Filters | None) -> Query:

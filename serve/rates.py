@@ -48,13 +48,21 @@ class Bucket:
 
     def take(self) -> float:
         """Take one request; 0 where there was one, else the seconds until there is."""
-        now_s = self._clock()
-        self._left = min(self._most, self._left + (now_s - self._seen_s) * self.rate.per_s)
-        self._seen_s = now_s
+        self._fill()
         if self._left >= 1.0:
             self._left -= 1.0
             return 0.0
         return (1.0 - self._left) / self.rate.per_s
+
+    def owe(self, num_requests: int) -> None:
+        """Take so many, whether they are there or not."""
+        self._fill()
+        self._left -= num_requests
+
+    def _fill(self) -> None:
+        now_s = self._clock()
+        self._left = min(self._most, self._left + (now_s - self._seen_s) * self.rate.per_s)
+        self._seen_s = now_s
 
 
 def whole_seconds(seconds: float) -> int:

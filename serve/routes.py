@@ -14,7 +14,7 @@ from starlette.responses import Response
 from cmir.errors import QueryError
 from serve import query as queries
 from serve.answers import info_answer, item_answer, search_answer
-from serve.engine import Engine
+from serve.engine import Engine, Found
 from serve.limits import MAX_BATCH_QUERIES
 from serve.media import ImageBytes, SpeechBytes
 from serve.parameters import ImageParameters, ImageSearchParameters, SearchParameters
@@ -108,7 +108,7 @@ async def search_batch(
     body: Annotated[list[SearchRequest], Body(min_length=1, max_length=MAX_BATCH_QUERIES)],
 ) -> list[SearchAnswer]:
     """Many queries at once, answered in the same order; one that cannot be answered fails them all."""
-    found = await engine.search([queries.from_request(one) for one in body])
+    found = await _found(request, engine, [queries.from_request(one) for one in body])
     return [search_answer(one, request) for one in found]
 
 
@@ -185,8 +185,18 @@ async def _search_one(
     return await _searched(request, engine, query)
 
 
+async def _found(request: Request, engine: Engine, asked: list[queries.Query]) -> list[Found]:
+    """The answers, after the border has counted every image and recording as a request of its own."""
+    num_media = queries.num_media(asked)
+    if num_media > engine.limits.max_media_parts:
+        what, fix = "too many images and recordings in one request", "ask in several requests"
+        raise QueryError(what, seen=num_media, expected=f"at most {engine.limits.max_media_parts}", fix=fix)
+    request.state.charge(num_media)
+    return await engine.search(asked)
+
+
 async def _searched(request: Request, engine: Engine, query: queries.Query) -> Response:
-    [found] = await engine.search([query])
+    [found] = await _found(request, engine, [query])
     answer = search_answer(found, request)
     if GEOJSON_MEDIA_TYPE in request.headers.get("accept", ""):
         return Response(to_geojson(answer).model_dump_json(exclude_unset=True), media_type=GEOJSON_MEDIA_TYPE)

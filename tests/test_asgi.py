@@ -1,5 +1,6 @@
 """The border: keys, limits, deadlines, failures that tell nothing, headers, the page, and the OpenAPI file."""
 
+import base64
 import json
 import re
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -176,6 +178,47 @@ def test_a_request_leaves_a_record_in_the_log(caplog: pytest.LogCaptureFixture) 
     line = json.loads(json.dumps(next(line for line in lines if line["request_id"] == "seen-1")))
     assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/search/image", 200)
     assert "Bearer" not in caplog.text
+
+
+IMAGE_PART = {"kind": "image", "data": base64.b64encode(DATA).decode()}
+LABEL_PART = {"kind": "label", "label": "water"}
+
+
+def test_every_media_part_counts_as_a_request() -> None:
+    gallery, embedder = slow_gallery(Limits(max_in_flight=3, max_media_parts=4))
+
+    def batch(*num_parts: int) -> httpx.Response:
+        return http.post("/v1/search/batch", json=[{"parts": [IMAGE_PART] * number} for number in num_parts])
+
+    with running(create_app(gallery.engine())) as http, ThreadPoolExecutor(1) as askers:
+        assert batch(2, 2).status_code == 200, "what is alone gets through"
+        too_many = batch(2, 3)
+        assert too_many.status_code == 422
+        assert "seen 5, expected at most 4" in too_many.text
+        embedder.go_on.clear()
+        embedder.entered.clear()
+        slow = askers.submit(http.post, "/v1/search/image", content=DATA)
+        assert embedder.entered.wait(10)
+        for refused in (batch(2, 1), http.post("/v1/search", json={"parts": [IMAGE_PART] * 3})):
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert "3 more are too many" in refused.text
+        labels = [{"parts": [LABEL_PART]}] * 10
+        assert http.post("/v1/search/batch", json=labels).status_code == 200, "labels are no media"
+        embedder.go_on.set()
+        assert slow.result().status_code == 200
+        assert batch(4).status_code == 200, "what was refused has left"
+
+
+def test_every_media_part_is_taken_of_a_keys_rate(tmp_path: Path) -> None:
+    key, line = new_key("alice", "4/min")
+    (tmp_path / "keys").write_text(line)
+    with running(create_app(FakeGallery().engine(), keys=KeyRing(tmp_path / "keys"))) as http:
+        http.headers["Authorization"] = f"Bearer {key}"
+        assert http.post("/v1/search", json={"parts": [IMAGE_PART] * 5}).status_code == 200
+        refused = http.get("/v1/info")
+        assert refused.status_code == 429
+        assert 60 < int(refused.headers["retry-after"]) <= 75, "five are owed at four a minute"
 
 
 def test_the_openapi_document_is_the_committed_one() -> None:

@@ -203,6 +203,22 @@ def test_an_encoder_pool_keeps_the_newest_bundles_and_loads_what_is_asked_for(tm
         np.testing.assert_allclose(seen, expected[i], atol=1e-6)
 
 
+def test_a_pool_that_encodes_no_more_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path / "bundle")
+    space_id = make_bundle(uri)
+    pool = EncoderPool(device="cpu", limits=LIMITS, metrics=Metrics())
+
+    async def talk() -> None:
+        await pool.check()  # nothing is loaded yet
+        await pool.warm(uri, space_id)
+        await pool.check()
+        monkeypatch.setattr(Embedder, "post", lambda self, vectors: np.full((1, 16), np.nan, np.float32))
+        with pytest.raises(RuntimeError, match=f"the probe of {uri} has no embedding"):
+            await pool.check()
+
+    asyncio.run(talk())
+
+
 def test_a_bundle_trained_anew_in_its_place_is_another_one(tmp_path: Path) -> None:
     uri, item = str(tmp_path / "bundle"), media("ms", 0)
     pool = EncoderPool(device="cpu", limits=LIMITS, metrics=Metrics())

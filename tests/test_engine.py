@@ -149,6 +149,63 @@ def test_ready_only_where_a_query_just_worked() -> None:
         run(empty, lambda engine: engine.check_ready())
 
 
+def test_readiness_is_told_as_it_was_until_a_probe_fails() -> None:
+    gallery, told = FakeGallery(), list[float]()
+
+    async def talk(engine: Engine) -> None:
+        embedder = gallery.embedders[SPACE]
+        core = embedder.core
+        embedder.core = lambda prepared: (told.append(ready()), core(prepared))[1]  # type: ignore[method-assign]
+        for _ in range(2):
+            await engine.check_ready()
+            engine._ready_until = 0.0
+        embedder.fails = True
+        with pytest.raises(ProblemError):
+            await engine.check_ready()
+        told.append(ready())
+
+    def ready() -> float:
+        value = gallery.metrics.registry.get_sample_value("cmir_ready")
+        assert value is not None
+        return value
+
+    run(gallery, talk)
+    assert told == [0.0, 1.0, 1.0, 0.0], "before the first, during the second and the third, after that"
+
+
+def test_a_replica_is_unhealthy_where_another_in_its_place_would_do_better() -> None:
+    gallery = FakeGallery()
+
+    async def talk(engine: Engine) -> None:
+        await engine.check_health()
+        gallery.searcher.rows.clear()  # which any replica would find so
+        await engine.check_health()
+        gallery.embedders[SPACE].fails = True
+        with pytest.raises(RuntimeError, match="the encoder's own words"):
+            await engine.check_health()
+
+    run(gallery, talk)
+    asyncio.run(gallery.engine().check_health())  # one that has not started yet is no worse for it
+
+
+def test_a_replica_whose_decoding_has_ended_is_unhealthy() -> None:
+    gallery = FakeGallery()
+    processes = DecodingProcesses(1, gallery.limits)
+
+    async def talk() -> None:
+        engine = gallery.engine(processes=processes)
+        await engine.start()
+        try:
+            await engine.check_health()
+            await processes.stop()
+            with pytest.raises(ProblemError, match="decoding has been stopped"):
+                await engine.check_health()
+        finally:
+            await engine.stop()
+
+    asyncio.run(talk())
+
+
 def test_a_look_at_readiness_lets_an_encoder_sleep() -> None:
     gallery = FakeGallery()
     gallery.encoder_may_sleep = True

@@ -17,6 +17,15 @@ def test_a_bucket_fills_at_its_rate_and_no_further() -> None:
     assert bucket.take() > 0
 
 
+def test_what_is_owed_is_waited_for() -> None:
+    now_s = 0.0
+    bucket = Bucket(Rate.parse("4/s"), clock=lambda: now_s)
+    bucket.owe(10)
+    assert bucket.take() == pytest.approx(7 / 4)
+    now_s = 1.75
+    assert bucket.take() == 0.0
+
+
 def test_slow_rates_let_one_through() -> None:
     bucket = Bucket(Rate.parse("1/min"), clock=lambda: 5.0)
     assert (bucket.take(), bucket.take()) == (0.0, 60.0)
