@@ -252,6 +252,22 @@ def test_encoders_sleep_while_nobody_asks_and_wake_for_the_first_who_does(deploy
     assert is_ready(url)
 
 
+@pytest.mark.parametrize("composition", ["fused", "split"])
+def test_a_replica_that_works_stays_and_one_that_lives_and_decodes_no_more_is_replaced(
+    deploy: Deploy, composition: str
+) -> None:
+    url = deploy(composition=composition, limits={"max_decode_s": 600})
+    names = ("cmir", "encoder") if composition == "split" else ("cmir",)
+    before = {name: [replica.pid for replica in replicas(name)] for name in names}
+    time.sleep(30)  # six looks at its health
+    assert {name: [replica.pid for replica in replicas(name)] for name in names} == before
+    [replica] = replicas("cmir")
+    for child in replica.children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.suspend()
+    wait_until(lambda: replica.pid not in {one.pid for one in replicas("cmir")} and is_ready(url), 240)
+
+
 def test_a_dead_encoder_ends_readiness_and_its_return_brings_it_back(deploy: Deploy, place: Place) -> None:
     url = deploy(composition="split")
     assert is_ready(url)
