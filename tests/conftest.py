@@ -110,8 +110,9 @@ def s3_bucket() -> Iterator[str]:
     """The URI of an empty bucket of moto's server, which enforces conditional puts."""
     import boto3
 
-    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(_S3_PORT)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "tests.object_store_server", str(_S3_PORT)]
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_open("127.0.0.1", _S3_PORT, process, time.monotonic() + 60)
         boto3.client("s3").create_bucket(Bucket="cmir-tests")

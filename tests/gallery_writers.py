@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+from cmir.gallery import publish
+from cmir.gallery.publish import IndexSettings, SearchSettings
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from tests.gallery_rows import DIM, SPACE, piece_name, piece_rows
 
@@ -30,3 +32,13 @@ def write_in_order(uri: str, num_pieces: int) -> None:
     for i in range(num_pieces):
         if piece_name("a", i) not in space.committed_pieces():
             space.commit([committed(piece_name("a", i), num_rows=0 if i % 5 == 4 else ROWS_PER_PIECE)])
+
+
+def publish_many(uri: str, num_times: int, told_uri: str) -> None:
+    """Publish the newest version again and again; the sequence numbers told are kept in a file."""
+    version = space_at(uri).dataset().version
+    ways = {"index": IndexSettings(), "search": SearchSettings()}
+    told = [
+        publish.publish(uri, SPACE, table_version=version, recall_at_10=1.0, **ways).sequence for _ in range(num_times)
+    ]
+    Path(told_uri).write_text(" ".join(map(str, told)))

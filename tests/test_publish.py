@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cmir.gallery.search import Searcher
 from cmir.gallery.table import CommittedPiece, Gallery
 from tests import gallery_readers
 from tests.gallery_rows import DIM, SPACE, VERSION_2, piece_name, piece_rows, vector_of
+from tests.gallery_writers import publish_many
 
 
 def commit(uri: Path, space_id: str, *pieces: str) -> int:
@@ -197,3 +199,105 @@ def test_a_pointer_of_another_cmir_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"pointer of another cmir.*move the file away"):
         publish_version(tmp_path, version)
     assert (tmp_path / "published.json").read_text() == newer
+
+
+class Overtaken:
+    """Stands for `storage.replace`: something else happens just before the first call, or just after."""
+
+    def __init__(self, *, before: Callable[[], object] = int, after: Callable[[], object] | None = None) -> None:
+        self._before, self._after, self._replace, self._is_first = before, after, storage.replace, True
+
+    def __call__(self, uri: str, data: bytes, standing: bytes | None) -> None:
+        if not self._is_first:
+            return self._replace(uri, data, standing)
+        self._is_first = False
+        self._before()
+        self._replace(uri, data, standing)
+        if self._after:
+            self._after()
+            raise FileExistsError(17, "the answer was lost", uri)
+
+
+def test_a_publish_that_another_was_ahead_of_follows_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = [commit(tmp_path, SPACE, piece_name("a", i)) for i in range(3)]
+    publish_version(tmp_path, versions[0])
+    other: list[Pointer] = []
+    overtake = Overtaken(before=lambda: other.append(publish_version(tmp_path, versions[1])))
+    monkeypatch.setattr(storage, "replace", overtake)
+    ours = publish_version(tmp_path, versions[2])
+    assert (other[0].sequence, ours.sequence) == (2, 3)
+    assert [entry.tag for entry in ours.previous] == [other[0].tag, other[0].previous[0].tag]
+    assert publish.read_pointer(str(tmp_path)) == ours
+    for table in (SPACE, "thumbnails"):
+        if commits.exists_table(str(tmp_path / f"{table}.lance")):
+            tags = set(commits.open_table(str(tmp_path / f"{table}.lance")).tags.list())
+            assert tags == {entry.tag for entry in (ours, *ours.previous)}, "the tag of the first attempt is gone"
+
+
+def test_a_rollback_that_a_publish_was_ahead_of_undoes_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = [commit(tmp_path, SPACE, piece_name("a", i)) for i in range(3)]
+    for version in versions[:2]:
+        publish_version(tmp_path, version)
+    monkeypatch.setattr(storage, "replace", Overtaken(before=lambda: publish_version(tmp_path, versions[2])))
+    back = publish.rollback(str(tmp_path))
+    assert (back.sequence, back.table_version) == (4, versions[1])
+    monkeypatch.setattr(storage, "replace", Overtaken(before=lambda: publish.rollback(str(tmp_path))))
+    with pytest.raises(GalleryError, match="nothing to roll back to: seen sequence 5"):
+        publish.rollback(str(tmp_path))
+
+
+def test_a_pointer_whose_answer_was_lost_is_not_put_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = commit(tmp_path, SPACE, piece_name("a", 0))
+    monkeypatch.setattr(storage, "replace", Overtaken(after=int))
+    assert publish_version(tmp_path, version).sequence == 1
+    monkeypatch.setattr(storage, "replace", Overtaken(after=lambda: publish_version(tmp_path, version)))
+    ours = publish_version(tmp_path, version)
+    newest = publish.read_pointer(str(tmp_path))
+    assert (ours.sequence, newest.sequence, newest.previous[0].tag) == (2, 3, ours.tag), (
+        "followed on unseen"
+    )
+    monkeypatch.setattr(storage, "replace", Overtaken(after=lambda: publish_version(tmp_path, version)))
+    assert (publish.rollback(str(tmp_path)).sequence, publish.read_pointer(str(tmp_path)).sequence) == (4, 5)
+
+
+def test_a_publisher_that_always_loses_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = commit(tmp_path, SPACE, piece_name("a", 0))
+    old = publish_version(tmp_path, version)
+
+    def refuse(uri: str, data: bytes, standing: bytes | None) -> None:
+        raise FileExistsError(17, "something else stands", uri)
+
+    monkeypatch.setattr(storage, "replace", refuse)
+    monkeypatch.setattr(commits, "MAX_ATTEMPTS", 2)
+    with pytest.raises(GalleryError, match="another pointer came first, every time: seen 2 attempts"):
+        publish_version(tmp_path, version)
+    assert publish.read_pointer(str(tmp_path)) == old
+
+
+def test_of_processes_that_publish_at_once_none_is_lost(tmp_path: Path) -> None:
+    check_of_publishers_at_once_none_is_lost(str(tmp_path / "gallery"), tmp_path)
+
+
+def test_of_processes_that_publish_to_an_object_store_at_once_none_is_lost(tmp_path: Path, s3_bucket: str) -> None:
+    check_of_publishers_at_once_none_is_lost(f"{s3_bucket}/published-at-once", tmp_path)
+
+
+def check_of_publishers_at_once_none_is_lost(uri: str, folder: Path, num_times: int = 4) -> None:
+    """Three processes, each of which publishes so many times: every one has a sequence number of its own."""
+    name = piece_name("a", 0)
+    space = Gallery.create(uri).space(SPACE, DIM, "bundle")
+    space.commit([CommittedPiece(name, piece_rows(name, 3))])
+    context = multiprocessing.get_context("spawn")
+    told = [folder / f"told-{i}" for i in range(3)]
+    publishers = [context.Process(target=publish_many, args=(uri, num_times, str(path))) for path in told]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join(120)
+    sequences = [int(number) for path in told for number in path.read_text().split()]
+    assert sorted(sequences) == list(range(1, 3 * num_times + 1))
+    pointer = publish.read_pointer(uri)
+    kept = (pointer, *pointer.previous)
+    assert [entry.sequence for entry in kept] == sorted(sequences, reverse=True)[: publish.MAX_PREVIOUS + 1]
+    assert {entry.tag for entry in kept} <= set(space.dataset().tags.list())
+    assert len(space.dataset().tags.list()) == 3 * num_times

@@ -7,6 +7,7 @@ put.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -26,6 +27,9 @@ from cmir.archive.object_store import S3Settings, arrow_s3, s3fs_filesystem
 from cmir.errors import ConfigError, DataError
 
 _SCHEME: Final = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_LOCK_SUFFIX: Final = ".lock"
+_REFUSALS: Final = ("PreconditionFailed", "412")
+_MEANWHILE: Final = "ConditionalRequestConflict"  # of AWS: another put or removal was under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,30 @@ def put_atomic(uri: str, data: bytes, *, if_absent: bool = False) -> None:
         raise OSError(error.errno, error.strerror, uri) from error
 
 
+def replace(uri: str, data: bytes, standing: bytes | None) -> None:
+    """Write a file whole where just `standing` stands (None: nothing), at one instant; whoever else replaced it wins.
+
+    Locally writers take turns by a lock on a hidden file beside it; on S3 the put names the ETag of what it replaces,
+    and one that was refused but whose very data stands went through before (so no two writers may put the same). Raises
+    FileExistsError where something else stands, OSError when the place cannot be written.
+    """
+    if is_s3(uri):
+        if standing is None:
+            put_atomic(uri, data, if_absent=True)
+        elif not _replaced_on_s3(uri, data, standing):
+            raise FileExistsError(errno.EEXIST, "something else stands", uri)
+        return
+    path = local_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if (path.read_bytes() if path.exists() else None) != standing:
+                raise FileExistsError(errno.EEXIST, "something else stands", uri)
+            _put_local(path, data, if_absent=False)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, uri) from error
+
+
 def upload(local: Path, uri: str) -> None:
     """Put a local file at a URI, whole or not at all, without holding it in memory. Raises OSError where it cannot."""
     if is_s3(uri):
@@ -174,7 +202,8 @@ def remove_staged(uri: str, older_than: timedelta) -> int:
     for path in local_path(uri).glob(".*"):
         with contextlib.suppress(FileNotFoundError):  # put in its place meanwhile
             found = path.lstat()
-            if path.is_file() and time.time() - found.st_mtime > older_than.total_seconds():
+            is_staged = path.is_file() and path.suffix != _LOCK_SUFFIX
+            if is_staged and time.time() - found.st_mtime > older_than.total_seconds():
                 path.unlink()
                 num_bytes += found.st_size
     return num_bytes
@@ -244,9 +273,46 @@ def lance_options(uri: str) -> dict[str, str] | None:
 
 def _stood_before(error: OSError) -> bool:
     """True for a conditional put that lost; not every store says which condition failed."""
+    return isinstance(error, FileExistsError) or _code_of(error) in _REFUSALS
+
+
+def _code_of(error: OSError) -> str | None:
+    """The store's own word for an error, None where it did not answer."""
     cause = error.__cause__
-    is_refused = isinstance(cause, ClientError) and cause.response["Error"].get("Code") in ("PreconditionFailed", "412")
-    return isinstance(error, FileExistsError) or is_refused
+    return cause.response["Error"].get("Code") if isinstance(cause, ClientError) else None
+
+
+def _replaced_on_s3(uri: str, data: bytes, standing: bytes) -> bool:
+    """Put where `standing` stands; False where something else does.
+
+    The ETag is asked for before the content: were there a change between the two, the put would be refused.
+    """
+    filesystem = s3fs_filesystem(S3Settings.from_environment())
+    filesystem.invalidate_cache()
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        etag = filesystem.info(uri, refresh=True)["ETag"]
+        if filesystem.cat_file(uri) != standing:
+            return False
+        with _written(uri):
+            filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if not (_stood_before(error) or _code_of(error) == _MEANWHILE):
+            raise
+        return bool(filesystem.cat_file(uri) == data)  # this very put, of which the answer was lost
+    finally:
+        filesystem.invalidate_cache()
+    return True
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file among the processes and threads that ask for it; it goes with a process that dies."""
+    with path.with_name(f".{path.name}{_LOCK_SUFFIX}").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _put_local(path: Path, data: bytes, if_absent: bool) -> None:

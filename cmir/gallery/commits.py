@@ -115,7 +115,7 @@ def add_absent(
             if not is_conflict(error):
                 raise
             log.debug("commit to %s lost a race, attempt %d", uri, attempt + 1)
-            time.sleep(random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
+            pause(attempt)
             continue
         _check_count(uri, dataset, len(addition.rows), committed)
         return committed
@@ -130,6 +130,12 @@ def append(uri: str, rows: pa.Table) -> None:
     dataset = ensure_table(uri, rows.schema)
     with writing(uri):
         lance.write_dataset(rows, dataset, mode="append", storage_options=storage.lance_options(uri))
+
+
+def untag(dataset: lance.LanceDataset, tag: str) -> None:
+    """Take a tag from a table, if that can be done: clean-up finds what is left."""
+    with contextlib.suppress(ValueError, OSError):
+        dataset.tags.delete(tag)
 
 
 @contextlib.contextmanager
@@ -147,6 +153,11 @@ def is_conflict(error: OSError) -> bool:
     """True where Lance says that another writer came first; compaction and creation have no class of their own."""
     text = str(error).lower()
     return isinstance(error, CommitConflictError) or "commit conflict" in text or "concurrent commit" in text
+
+
+def pause(attempt: int) -> None:
+    """Wait after a lost race: longer with every one in a row, and not as long as another who lost it too."""
+    time.sleep(random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
 
 
 def quoted(value: str) -> str:

@@ -1,15 +1,17 @@
 """Publishing is the step of visibility: a tag keeps one table version alive, one small file points to it.
 
 Readers follow `published.json` and open exactly the version it names, by its tag; rows committed later are not seen.
-The file is replaced whole, so a publish or a rollback happens at one instant. The tags of the predecessors named in
-`previous` stay, so that rolling back needs nothing but the file.
+The file is replaced whole, so a publish or a rollback happens at one instant, and only where the one stands that was
+looked at: of several at once each follows on the one before. The tags of the predecessors named in `previous` stay, so
+that rolling back needs nothing but the file.
 """
 
+import contextlib
 import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -19,7 +21,7 @@ from cmir.archive import storage
 from cmir.errors import DataError, GalleryError
 from cmir.gallery import commits
 from cmir.gallery.table import Gallery
-from cmir.gallery.thumbnails import tag_thumbnails
+from cmir.gallery.thumbnails import tag_thumbnails, untag_thumbnails
 
 log = logging.getLogger("cmir")
 
@@ -115,17 +117,22 @@ class Pointer(Publication):
 
 def read_pointer(uri: str) -> Pointer:
     """What the gallery at a URI serves. Raises GalleryError where it has not been published."""
-    place = storage.join(uri, POINTER_NAME)
     try:
-        return Pointer.model_validate_json(storage.read_bytes(place))
+        return _pointer(uri, storage.read_bytes(storage.join(uri, POINTER_NAME)))
     except DataError as error:
         fix = f"run jobs/index.py --gallery {uri} --publish"
         raise GalleryError(
             "gallery not published", seen=error.seen, expected=POINTER_NAME, where=uri, fix=fix
         ) from error
+
+
+def _pointer(uri: str, content: bytes) -> Pointer:
+    try:
+        return Pointer.model_validate_json(content)
     except ValidationError as error:
         fix = f"run jobs/index.py --gallery {uri} --publish, which keeps the unreadable file beside it"
-        raise GalleryError("pointer not readable", seen=error.errors()[0]["msg"], where=place, fix=fix) from error
+        where = storage.join(uri, POINTER_NAME)
+        raise GalleryError("pointer not readable", seen=error.errors()[0]["msg"], where=where, fix=fix) from error
 
 
 def find_pointer(uri: str) -> Pointer | None:
@@ -157,19 +164,20 @@ def publish(
     if mixed:
         fix = "run jobs/embed.py once more, it ends what it began"
         raise GalleryError("changed shards are half replaced", seen=", ".join(mixed[:5]), where=space.uri, fix=fix)
-    current, sequence_before = _current(gallery)
-    sequence = 1 + sequence_before
-    tag = f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}"  # two publishers at once never share a tag
-    tag_thumbnails(uri, tag)
-    dataset.tags.create(tag, table_version)
-    return _point(
-        uri,
-        Pointer(
+    tags: list[str] = []
+
+    def follow(standing: bytes | None) -> Pointer:
+        current, sequence_before = _current(gallery, standing)
+        sequence = 1 + sequence_before
+        tags.append(f"published-{sequence:06d}-{uuid.uuid4().hex[:8]}")  # two publishers at once never share a tag
+        tag_thumbnails(uri, tags[-1])
+        dataset.tags.create(tags[-1], table_version)
+        return Pointer(
             sequence=sequence,
             space_id=space_id,
             table=space_id,
             table_version=table_version,
-            tag=tag,
+            tag=tags[-1],
             index=index,
             search=search,
             recall_at_10=recall_at_10,
@@ -177,8 +185,13 @@ def publish(
             published_at=datetime.now(UTC),
             tuning=tuning,
             previous=_history(current),
-        ),
-    )
+        )
+
+    pointer = _repoint(uri, follow)
+    for tag in tags[:-1]:  # of attempts that another publisher was ahead of
+        untag_thumbnails(uri, tag)
+        commits.untag(dataset, tag)
+    return pointer
 
 
 def rollback(uri: str) -> Pointer:
@@ -186,29 +199,32 @@ def rollback(uri: str) -> Pointer:
 
     Raises GalleryError where nothing has been published, nothing came before, or its version is gone.
     """
-    current = read_pointer(uri)
-    if not current.previous:
-        raise GalleryError("nothing to roll back to", seen=f"sequence {current.sequence}, the first", where=uri)
-    target = current.previous[0]
-    commits.open_table(storage.join(uri, f"{target.table}.lance"), target.tag)  # it must still be there
-    changed = {
-        "sequence": current.sequence + 1,
-        "published_at": datetime.now(UTC),
-        "previous": current.previous[1:],
-    }
-    return _point(uri, Pointer.model_validate({**target.model_dump(), **changed}))
+
+    def follow(standing: bytes | None) -> Pointer:
+        current = read_pointer(uri) if standing is None else _pointer(uri, standing)
+        if not current.previous:
+            raise GalleryError("nothing to roll back to", seen=f"sequence {current.sequence}, the first", where=uri)
+        target = current.previous[0]
+        commits.open_table(storage.join(uri, f"{target.table}.lance"), target.tag)  # it must still be there
+        changed = {
+            "sequence": current.sequence + 1,
+            "published_at": datetime.now(UTC),
+            "previous": current.previous[1:],
+        }
+        return Pointer.model_validate({**target.model_dump(), **changed})
+
+    return _repoint(uri, follow)
 
 
-def _current(gallery: Gallery) -> tuple[Pointer | None, int]:
-    """What is served and its sequence number, (None, 0) where nothing was published.
+def _current(gallery: Gallery, content: bytes | None) -> tuple[Pointer | None, int]:
+    """What a pointer's content serves and its sequence number, (None, 0) where nothing was published.
 
-    A pointer that is no JSON is kept beside its place and nothing counts as served; the number is then the highest that
-    it or a tag names. Raises GalleryError where the pointer is whole but another cmir's.
+    One that is no JSON is kept beside its place and nothing counts as served; the number is then the highest that it
+    or a tag names. Raises GalleryError where the pointer is whole but another cmir's.
     """
-    place = storage.join(gallery.uri, POINTER_NAME)
-    if not storage.exists(place):
+    if content is None:
         return None, 0
-    content = storage.read_bytes(place)
+    place = storage.join(gallery.uri, POINTER_NAME)
     try:
         current = Pointer.model_validate_json(content)
         return current, current.sequence
@@ -249,6 +265,31 @@ def _history(current: Pointer | None) -> tuple[Publication, ...]:
     return (served, *current.previous)[:MAX_PREVIOUS]
 
 
-def _point(uri: str, pointer: Pointer) -> Pointer:
-    storage.put_atomic(storage.join(uri, POINTER_NAME), pointer.model_dump_json(indent=1).encode())
-    return pointer
+def _repoint(uri: str, follow: Callable[[bytes | None], Pointer]) -> Pointer:
+    """Put the pointer that `follow` makes of the standing one's content; made anew where another came in between.
+
+    Raises GalleryError when others came first `commits.MAX_ATTEMPTS` times in a row.
+    """
+    place = storage.join(uri, POINTER_NAME)
+    for attempt in range(commits.MAX_ATTEMPTS):
+        standing = storage.read_bytes(place) if storage.exists(place) else None
+        pointer = follow(standing)
+        try:
+            storage.replace(place, pointer.model_dump_json(indent=1).encode(), standing)
+        except FileExistsError:
+            if not _was_put(place, pointer):
+                log.debug("another pointer came before sequence %d, attempt %d", pointer.sequence, attempt + 1)
+                commits.pause(attempt)
+                continue
+        return pointer
+    seen, fix = f"{commits.MAX_ATTEMPTS} attempts", "publish from fewer places at once"
+    raise GalleryError("another pointer came first, every time", seen=seen, where=place, fix=fix)
+
+
+def _was_put(place: str, pointer: Pointer) -> bool:
+    """True where a pointer stands, or another followed on it: its put went through, the answer did not."""
+    with contextlib.suppress(DataError, ValidationError):
+        current = Pointer.model_validate_json(storage.read_bytes(place))
+        ours = (pointer.sequence, pointer.tag, pointer.published_at)
+        return ours in [(one.sequence, one.tag, one.published_at) for one in (current, *current.previous)]
+    return False

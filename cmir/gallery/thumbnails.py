@@ -164,6 +164,12 @@ def tag_thumbnails(gallery_uri: str, tag: str) -> None:
         dataset.tags.create(tag, dataset.version)
 
 
+def untag_thumbnails(gallery_uri: str, tag: str) -> None:
+    """Take a tag from the thumbnails, where it is."""
+    if (dataset := commits.find_table(table_uri(gallery_uri))) is not None:
+        commits.untag(dataset, tag)
+
+
 class ThumbnailReader:
     """The thumbnails of a publication, by its tag; a gallery without any has an empty one.
 
