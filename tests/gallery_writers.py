@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
-from cmir.gallery import publish
+import lance
+
+from cmir.gallery import commits, publish
 from cmir.gallery.publish import IndexSettings, SearchSettings
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from tests.gallery_rows import DIM, SPACE, piece_name, piece_rows
@@ -17,6 +19,24 @@ def space_at(uri: str | Path, dim: int = DIM) -> SpaceTable:
 
 def committed(piece_id: str, num_rows: int = ROWS_PER_PIECE, num_quarantined: int = 0) -> CommittedPiece:
     return CommittedPiece(piece_id, piece_rows(piece_id, num_rows), num_quarantined)
+
+
+class CompactedMeanwhile:
+    """Stands for `commits.open_table`: what it opens at the nth time of one table is out of date at once.
+
+    As beside a job that commits: another has merged all fragments of which no row is indexed.
+    """
+
+    def __init__(self, uri: str, nth: int = 1) -> None:
+        self.num_opened, self._uri, self._nth, self._open = 0, uri, nth, commits.open_table
+
+    def __call__(self, uri: str, version: int | str | None = None) -> lance.LanceDataset:
+        dataset = self._open(uri, version)
+        if uri == self._uri:
+            self.num_opened += 1
+            if self.num_opened == self._nth:
+                self._open(uri).optimize.compact_files()
+        return dataset
 
 
 def write_overlapping(uri: str, seed: int, num_pieces: int) -> None:

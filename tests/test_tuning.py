@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 
 from cmir.archive.schema import gallery_schema
-from cmir.gallery import recall, tuning, upkeep
+from cmir.errors import GalleryError
+from cmir.gallery import commits, recall, tuning, upkeep
 from cmir.gallery.publish import INDEX_NAME, IndexSettings, SearchSettings
 from cmir.gallery.recall import RecallBench, Trial
 from cmir.gallery.search import nearest_rows
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from jobs.benchmarks.vectors import synthetic_vectors
 from tests.gallery_rows import DIM, SPACE, piece_name, piece_rows
+from tests.gallery_writers import CompactedMeanwhile
 
 NUM_CLUSTERS = 40
 
@@ -180,11 +182,36 @@ def test_segments_of_an_index_are_merged_before_they_are_many(tmp_path: Path) ->
     centroids, segments = space.dataset().get_ivf_model(INDEX_NAME).centroids, []
     for run in range(1, 7):
         add(space, run, 60)
-        tuning.extend(space.dataset())
+        tuning.extend(space)
         segments.append(int(space.dataset().stats.index_stats(INDEX_NAME)["num_indices"]))
     assert segments == [2, 3, 4, 1, 2, 3]
     assert tuning.indexed_rows(space.dataset()) == space.count_rows() == 1360
     assert space.dataset().get_ivf_model(INDEX_NAME).centroids == centroids, "not trained anew"
+
+
+def test_an_index_is_built_and_extended_beside_compactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = filled(tmp_path, 400)
+    for run in (1, 2):
+        add(space, run, 60)
+    index = IndexSettings(kind="IVF_FLAT", params={"num_partitions": 8})
+    for act in (lambda: tuning.build(space, index), lambda: tuning.extend(space)):
+        meanwhile = CompactedMeanwhile(space.uri)
+        with monkeypatch.context() as patch:
+            patch.setattr(commits, "open_table", meanwhile)
+            act()
+        assert meanwhile.num_opened == 2, "the first attempt met a conflict"
+        assert tuning.indexed_rows(space.dataset()) == space.count_rows()
+        for run in (3, 4):
+            add(space, run + space.count_rows(), 60)
+
+
+def test_an_index_that_never_gets_its_turn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = filled(tmp_path, 100)
+    add(space, 1, 60)
+    monkeypatch.setattr(commits, "MAX_BUILDS", 1)
+    monkeypatch.setattr(commits, "open_table", CompactedMeanwhile(space.uri))
+    with pytest.raises(GalleryError, match="changed during every attempt: seen 1 attempts"):
+        tuning.build(space, IndexSettings(kind="IVF_FLAT", params={"num_partitions": 8}))
 
 
 @pytest.mark.usefixtures("always_indexed")

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from cmir.archive.schema import THUMBNAIL_SCHEMA
 from cmir.gallery import commits, publish, upkeep
@@ -14,6 +15,7 @@ from cmir.gallery.publish import IndexSettings, SearchSettings
 from cmir.gallery.search import Searcher
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
 from tests.gallery_rows import DIM, SPACE, day, piece_name, piece_rows, rows, vector_of
+from tests.gallery_writers import CompactedMeanwhile
 
 AT_ONCE = timedelta(0)
 
@@ -107,6 +109,21 @@ def test_columns_are_indexed_once_extended_later_and_answer_as_a_scan_does(tmp_p
         space.dataset().drop_index(upkeep.index_name(column))
     assert partly_indexed == indexed == answers()
     assert all(len(found) > 5 for found in indexed[::2])
+
+
+@pytest.mark.parametrize("nth", [1, 2])  # before the first index is begun, and while it is built or extended
+def test_columns_are_indexed_beside_compactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    space = filled(tmp_path, 4)
+    for i in range(2):
+        meanwhile = CompactedMeanwhile(space.uri, nth)
+        with monkeypatch.context() as patch:
+            patch.setattr(commits, "open_table", meanwhile)
+            assert upkeep.index_columns(space.uri, upkeep.ID_COLUMN, min_rows=0) == ["item_id"]
+        assert meanwhile.num_opened == 1 + nth
+        (index,) = space.dataset().describe_indices()
+        assert index.num_rows_indexed == space.count_rows()
+        for name in (piece_name("b", i), piece_name("c", i)):
+            space.commit([CommittedPiece(name, piece_rows(name, 3))])
 
 
 def test_clean_up_never_breaks_a_reader_that_searches(tmp_path: Path) -> None:

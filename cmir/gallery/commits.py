@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import lance
 import pyarrow as pa
@@ -27,8 +27,11 @@ from cmir.errors import GalleryError
 log = logging.getLogger("cmir")
 
 MAX_ATTEMPTS: Final = 100
+MAX_BUILDS: Final = 10  # of what takes seconds to minutes each
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 2.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,24 @@ def add_absent(
     raise GalleryError(
         "commit lost every race", seen=f"{MAX_ATTEMPTS} attempts", where=uri, fix="run fewer jobs at once"
     )
+
+
+def on_newest(uri: str, change: Callable[[lance.LanceDataset], Result]) -> Result:
+    """What a change of the newest version gives; made again on a newer one where another writer came in between.
+
+    For index builds: a job that commits beside them merges fragments now and then, of which an older version knows
+    nothing. Raises GalleryError when that happened `MAX_BUILDS` times in a row.
+    """
+    for attempt in range(MAX_BUILDS):
+        try:
+            return change(open_table(uri))
+        except OSError as error:
+            if not is_conflict(error):
+                raise
+            log.info("%s was changed while it was indexed, attempt %d: %s", uri, attempt + 1, error)
+            pause(attempt)
+    seen, fix = f"{MAX_BUILDS} attempts", "run it again when no job commits to the table"
+    raise GalleryError("the table was changed during every attempt", seen=seen, where=uri, fix=fix)
 
 
 @patient

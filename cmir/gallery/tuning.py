@@ -16,6 +16,7 @@ from typing import Final, get_args
 import lance
 
 from cmir.errors import GalleryError
+from cmir.gallery import commits
 from cmir.gallery.publish import INDEX_NAME, IndexKind, IndexSettings, SearchSettings, TriedWay, Tuning
 from cmir.gallery.recall import RecallBench, Trial
 from cmir.gallery.table import SpaceTable
@@ -72,7 +73,7 @@ def tune(space: SpaceTable, target_recall: float, *, seed: int = 0) -> TuningRes
     standing = standing_index(dataset)
     if standing and _is_worth_extending(dataset, standing):
         started = time.monotonic()
-        extend(dataset)
+        extend(space)
         build_s, dataset = time.monotonic() - started, space.dataset()
         result = _measure(RecallBench(dataset, seed), dataset, standing, target_recall, build_s)
         if result.is_met:
@@ -102,23 +103,25 @@ def indexed_rows(dataset: lance.LanceDataset) -> int:
     return sum(int(index.num_rows_indexed) for index in dataset.describe_indices() if index.name == INDEX_NAME)
 
 
-def extend(dataset: lance.LanceDataset) -> None:
-    """Add the rows that came since to the index, into the partitions that it has.
+def extend(space: SpaceTable) -> None:
+    """Add the rows that came since to the index, into the partitions that it has. Commits may go on meanwhile.
 
     Each time adds a segment, which every search looks into; from MAX_SEGMENTS on they are merged into one.
     """
-    num_segments = int(dataset.stats.index_stats(INDEX_NAME)["num_indices"])
-    num_merged = num_segments if num_segments >= MAX_SEGMENTS else 0
-    dataset.optimize.optimize_indices(index_names=[INDEX_NAME], num_indices_to_merge=num_merged)
+
+    def extended(dataset: lance.LanceDataset) -> None:
+        num_segments = int(dataset.stats.index_stats(INDEX_NAME)["num_indices"])
+        num_merged = num_segments if num_segments >= MAX_SEGMENTS else 0
+        dataset.optimize.optimize_indices(index_names=[INDEX_NAME], num_indices_to_merge=num_merged)
+
+    commits.on_newest(space.uri, extended)
 
 
 def build(space: SpaceTable, index: IndexSettings) -> float:
     """Build the vector index, replacing a standing one; returns seconds. Commits may go on meanwhile."""
     started = time.monotonic()
-    partitions = index.params["num_partitions"]
-    space.dataset().create_index(
-        "vector", index.kind, name=INDEX_NAME, metric="cosine", num_partitions=partitions, replace=True
-    )
+    given = {"name": INDEX_NAME, "metric": "cosine", "num_partitions": index.params["num_partitions"], "replace": True}
+    commits.on_newest(space.uri, lambda dataset: dataset.create_index("vector", index.kind, **given))
     return time.monotonic() - started
 
 

@@ -4,7 +4,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
+
+import lance
 
 from cmir.archive import storage
 from cmir.gallery import commits
@@ -109,12 +112,11 @@ def compact(space: SpaceTable) -> int:
 def index_columns(uri: str, columns: Mapping[str, str], min_rows: int) -> list[str]:
     """Index columns (name -> kind of Lance's scalar indexes) of the table at a URI; returns those built or extended.
 
-    Tables of fewer rows are left as they are. An index that stands is extended by the rows that came since.
+    Tables of fewer rows are left as they are. An index that stands is extended by the rows that came since. Commits may
+    go on meanwhile.
     """
-    if not commits.exists_table(uri):
-        return []
-    dataset = commits.open_table(uri)
-    if dataset.count_rows() < min_rows:
+    dataset = commits.find_table(uri)
+    if dataset is None or dataset.count_rows() < min_rows:
         return []
     covered = {index.name: int(index.num_rows_indexed) for index in dataset.describe_indices()}
     missing = [column for column in columns if index_name(column) not in covered]
@@ -122,10 +124,15 @@ def index_columns(uri: str, columns: Mapping[str, str], min_rows: int) -> list[s
         column for column in columns if covered.get(index_name(column), dataset.count_rows()) < dataset.count_rows()
     ]
     for column in missing:
-        dataset.create_scalar_index(column, columns[column], name=index_name(column))
+        commits.on_newest(uri, partial(_index_column, column=column, kind=columns[column]))
     if stale:
-        commits.open_table(uri).optimize.optimize_indices(index_names=[index_name(column) for column in stale])
+        names = [index_name(column) for column in stale]
+        commits.on_newest(uri, lambda newest: newest.optimize.optimize_indices(index_names=names))
     return [*missing, *stale]
+
+
+def _index_column(dataset: lance.LanceDataset, *, column: str, kind: str) -> None:
+    dataset.create_scalar_index(column, kind, name=index_name(column))
 
 
 def index_name(column: str) -> str:
