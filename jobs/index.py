@@ -164,8 +164,17 @@ def _check(gallery_uri: str, spaces: list[SpaceTable]) -> JobResult:
 
 def _clean(gallery: Gallery) -> JobResult:
     report = upkeep.clean(gallery)
-    counts = {"num_versions_removed": report.num_versions, "num_tags_removed": report.num_tags}
-    return JobResult({"gallery": gallery.uri}, {**counts, "num_bytes_removed": report.num_bytes})
+    counts: dict[str, int | float] = {
+        "num_versions_removed": report.num_versions,
+        "num_tags_removed": report.num_tags,
+        "num_bytes_removed": report.num_bytes,
+        "num_files_pending": report.num_files_pending,
+        "num_bytes_pending": report.num_bytes_pending,
+    }
+    if report.num_files_pending:
+        text = "%d files (%.1f MiB) of no version are left, of jobs at work or dead; once seven days old they go too"
+        entrypoint.log.warning(text, report.num_files_pending, report.num_bytes_pending / 2**20)
+    return JobResult({"gallery": gallery.uri}, counts)
 
 
 def _print_trials(result: tuning.TuningResult) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmir.gallery import publish, tuning
+from cmir.gallery import commits, publish, tuning
 from cmir.gallery.search import Searcher
 from cmir.gallery.table import CommittedPiece, Gallery
 from jobs.entrypoint import run_command
@@ -152,6 +152,21 @@ def test_clean_tells_what_it_removed(tmp_path: Path, job: Job) -> None:
     commit(tmp_path, piece_name("a", 0))
     code, line = job("--gallery", str(tmp_path), "--clean")
     assert (code, line["num_versions_removed"], line["num_bytes_removed"]) == (0, 0, 0)
+    assert (line["num_files_pending"], line["num_bytes_pending"]) == (0, 0)
+
+
+def test_clean_tells_what_a_dead_job_left(tmp_path: Path, job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    commit(tmp_path, piece_name("a", 0))
+    table = Gallery.open(str(tmp_path)).space(SPACE)
+    commits._write(table.dataset(), piece_rows(piece_name("b", 0), 30))
+    (orphan,) = {path for path in Path(table.uri).rglob("data/*")} - {
+        Path(table.uri) / "data" / file.path for one in table.dataset().get_fragments() for file in one.metadata.files
+    }
+    code, line = job("--gallery", str(tmp_path), "--clean")
+    assert (code, line["num_bytes_removed"]) == (0, 0)
+    assert (line["num_files_pending"], line["num_bytes_pending"]) == (1, orphan.stat().st_size)
+    assert "1 files (0.0 MiB) of no version are left" in caplog.text
+    assert orphan.exists()
 
 
 def test_script_runs_by_itself_without_ray(tmp_path: Path) -> None:

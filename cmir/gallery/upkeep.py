@@ -41,11 +41,13 @@ class DoubledId:
 
 @dataclass(frozen=True, slots=True)
 class CleanReport:
-    """What clean-up removed."""
+    """What clean-up removed, and the files of no version that it left because they are young."""
 
     num_tags: int
     num_versions: int
     num_bytes: int
+    num_files_pending: int
+    num_bytes_pending: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,11 @@ def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
 
     Never touched: what the pointer and its predecessors name, a tag that a publisher has just made and not yet pointed
     to, anything younger than `grace` (readers that have not yet noticed a new pointer), and files of no version younger
-    than seven days (a job may be about to commit them).
+    than seven days (a job may be about to commit them): those are counted, of a crash they are what is left.
     """
     folders = [gallery.uri, storage.join(gallery.uri, "_spaces"), storage.join(gallery.uri, "_quarantine")]
     num_tags, num_versions, num_bytes = 0, 0, sum(storage.remove_staged(uri, _ORPHAN_AGE) for uri in folders)
+    num_files_pending, num_bytes_pending = 0, 0
     tables = [*gallery.space_ids(), "thumbnails", "_files-thumbnails", "_ledger", "_shards"]
     for uri in [uri for uri in map(gallery.table_uri, tables) if commits.exists_table(uri)]:
         dataset = commits.open_table(uri)
@@ -156,10 +159,19 @@ def clean(gallery: Gallery, *, grace: timedelta = GRACE) -> CleanReport:
             if _is_superseded(tag, find_pointer(gallery.uri), grace):  # read each time: another may publish meanwhile
                 dataset.tags.delete(tag)
                 num_tags += 1
-        removed = dataset.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
+        which = {"older_than": grace, "error_if_tagged_old_versions": False}
+        removed = dataset.cleanup_old_versions(**which)
         num_versions += int(removed.old_versions)
         num_bytes += int(removed.bytes_removed)
-    return CleanReport(num_tags, num_versions, num_bytes)
+        pending = dataset.explain_cleanup_old_versions(**which, delete_unverified=True)
+        num_files_pending += _num_files(pending.stats)
+        num_bytes_pending += int(pending.stats.bytes_removed)
+    return CleanReport(num_tags, num_versions, num_bytes, num_files_pending, num_bytes_pending)
+
+
+def _num_files(stats: lance.CleanupStats) -> int:
+    kinds = (stats.data_files_removed, stats.index_files_removed, stats.deletion_files_removed)
+    return sum(map(int, kinds))
 
 
 def _is_superseded(tag: str, pointer: Pointer | None, grace: timedelta) -> bool:
