@@ -97,7 +97,7 @@ def test_a_gallery_keeps_few_fragments_and_knows_its_pieces(tmp_path: Path) -> N
         assert known.commit([CommittedPiece(names[1], piece_rows(names[1], 1))]).num_pieces_skipped == 1
     again = Gallery.open(str(tmp_path))
     assert again.add_thumbnails({name: pictures(**{f"t{i}": b"1"}) for i, name in enumerate(names)}) == 0
-    assert again._thumbnails._unnoted == set(), "what is noted is carried to merged files"
+    assert again._thumbnails._known.unnoted == set(), "what is noted is carried to merged files"
 
 
 def test_compaction_between_jobs_merges_all_but_full_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +119,4 @@ def test_compacted_thumbnails_are_still_known_by_their_pieces(tmp_path: Path) ->
     assert gallery.compact_thumbnails() == len(names) - 1
     for one in (gallery, Gallery.create(str(tmp_path))):
         assert one.add_thumbnails({name: pictures(**{f"t{i}": b"1"}) for i, name in enumerate(names)}) == 0
-        assert one._thumbnails._unnoted == set()
+        assert one._thumbnails._known.unnoted == set()

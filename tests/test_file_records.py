@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cmir.gallery import commits
-from cmir.gallery.file_records import FileRecords
+from cmir.gallery.file_records import UNKNOWN_ROWS, FileRecords
 
 
 def test_notes_are_found_by_the_file_and_those_without_one_are_left_out(tmp_path: Path) -> None:
@@ -25,6 +25,17 @@ def test_notes_are_carried_to_the_file_that_others_became(tmp_path: Path) -> Non
     records.carry(["f1", "f2"], ["f3"])
     records.carry(["f1", "f9"], ["f4"])
     assert records.take(["f3", "f4"]) == {"f3": {"a.1.0": 3, "a.1.1": 6}}
+
+
+def test_how_much_is_left_of_pieces_in_thinned_files_is_not_carried(tmp_path: Path) -> None:
+    records = FileRecords(str(tmp_path / "_files-t.lance"))
+    records.note(["f1"], {"a.1.0": 3, "a.1.1": 2})
+    records.note(["f2"], {"a.1.1": 4, "a.1.2": 1})
+    records.carry(["f1", "f2"], ["f3"], thinned={"f1"})
+    assert records.take(["f3"]) == {"f3": {"a.1.0": UNKNOWN_ROWS, "a.1.1": UNKNOWN_ROWS, "a.1.2": 1}}
+    records.note(["f4"], {"a.1.0": 5})
+    records.carry(["f4", "f3"], ["f5"])
+    assert records.take(["f5"])["f5"]["a.1.0"] == UNKNOWN_ROWS
 
 
 def test_notes_are_read_once_until_they_are_to_be_read_again(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from cmir.archive.schema import gallery_schema
+from cmir.archive.schema import THUMBNAIL_SCHEMA, gallery_schema
 from cmir.errors import GalleryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.ledger import shard_of
@@ -112,6 +113,29 @@ def test_changed_shard_replaces_its_rows(tmp_path: Path) -> None:
     assert ids_of(space) == ids_of_pieces([*new, piece_name("b", 0)])
     assert space.committed_pieces() == {*new, piece_name("b", 0)}
     assert space.drop(space.stale_pieces({"a": VERSION_2})) == 0
+
+
+def test_thumbnails_of_items_that_no_space_holds_go_with_their_rows(tmp_path: Path) -> None:
+    space = space_at(tmp_path)
+    gallery = space.gallery
+    other = gallery.space("s9", DIM, "other")
+    names = [piece_name("a", 0), piece_name("b", 0), piece_name("c", 0)]
+    for name in names:
+        ids = piece_rows(name, 3)["item_id"]
+        gallery.add_thumbnails({name: pa.table({"item_id": ids, "webp": [b"x"] * 3}, schema=THUMBNAIL_SCHEMA)})
+        space.commit([committed(name, 3)])
+    other.commit([committed(names[1], 2)])
+
+    def pictured() -> list[str]:
+        return sorted(commits.open_table(gallery.table_uri("thumbnails")).to_table()["item_id"].to_pylist())
+
+    assert space.prune(["b"]) == 3
+    assert pictured() == ["a-0-0", "a-0-1", "a-0-2", "b-0-0", "b-0-1", "c-0-0", "c-0-1", "c-0-2"]
+    space.commit([committed(piece_name("a", 0, VERSION_2), 2)])
+    assert space.drop(space.stale_pieces({"a": VERSION_2})) == 3
+    assert pictured() == ["a-0-0", "a-0-1", "b-0-0", "b-0-1", "c-0-0", "c-0-1", "c-0-2"]
+    assert other.prune(["b"]) == 2
+    assert pictured() == ["a-0-0", "a-0-1", "c-0-0", "c-0-1", "c-0-2"]
 
 
 def test_prune_counts_before_it_drops(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -30,6 +30,7 @@ MAX_ATTEMPTS: Final = 100
 MAX_BUILDS: Final = 10  # of what takes seconds to minutes each
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 2.0
+NAMED_AT_ONCE: Final = 10_000  # values named in one predicate, which is one reading of the whole column
 
 Result = TypeVar("Result")
 
@@ -143,6 +144,44 @@ def on_newest(uri: str, change: Callable[[lance.LanceDataset], Result]) -> Resul
             pause(attempt)
     seen, fix = f"{MAX_BUILDS} attempts", "run it again when no job commits to the table"
     raise GalleryError("the table was changed during every attempt", seen=seen, where=uri, fix=fix)
+
+
+def remove(dataset: lance.LanceDataset, conditions: Mapping[int, str]) -> bool:
+    """Remove the rows of fragments (id -> SQL) from a table; false, and nothing done, where those were changed since.
+
+    What others added to the table since the version given is left alone, whatever it is.
+    """
+    changed: list[FragmentMetadata] = []
+    emptied: list[int] = []
+    with writing(dataset.uri):
+        for number, condition in conditions.items():
+            left = dataset.get_fragment(number).delete(condition)
+            if left is None:
+                emptied.append(number)
+            else:
+                changed.append(left)
+        operation = lance.LanceOperation.Delete(changed, emptied, " OR ".join(map("({})".format, conditions.values())))
+        options = storage.lance_options(dataset.uri)
+        try:
+            lance.LanceDataset.commit(
+                dataset, operation, read_version=dataset.version, storage_options=options, max_retries=0
+            )
+        except OSError as error:
+            if not is_conflict(error):
+                raise
+            return False
+    return True
+
+
+@patient
+def delete(dataset: lance.LanceDataset, column: str, values: list[str], condition: str = "true") -> int:
+    """Delete the rows whose column is one of the values, where a condition holds too; returns how many rows went."""
+    num_deleted = 0
+    for start in range(0, len(values), NAMED_AT_ONCE):
+        predicate = is_one_of(column, values[start : start + NAMED_AT_ONCE])
+        with writing(dataset.uri):
+            num_deleted += int(dataset.delete(f"({predicate}) AND ({condition})")["num_deleted_rows"])
+    return num_deleted
 
 
 @patient

@@ -2,10 +2,12 @@
 
 A data file never changes and its name is never used again, so a note can be trusted wherever the file is part of a
 version, and means nothing elsewhere: commits that failed leave notes that nobody reads. What has no note (older files,
-files that compaction made) is unknown, not empty. Only appended to, like the ledger.
+files that compaction made) is unknown, not empty. Where rows were removed from a file, it is no longer known how many
+of each piece it holds. Only appended to, like the ledger.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import lance
@@ -19,9 +21,10 @@ FILES_SCHEMA: Final = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
         pa.field("piece_id", pa.string(), nullable=False),
-        pa.field("num_rows", pa.int64(), nullable=False),
+        pa.field("num_rows", pa.int64(), nullable=False),  # UNKNOWN_ROWS where some of them were removed
     ]
 )
+UNKNOWN_ROWS: Final = -1
 
 
 class FileRecords:
@@ -47,16 +50,21 @@ class FileRecords:
         commits.append(self._uri, pa.Table.from_pylist(records, schema=FILES_SCHEMA))
         self._held.update(told)
 
-    def carry(self, old: Sequence[str], new: Sequence[str]) -> None:
-        """Note that new files hold what the old ones hold, unless one of those has no note."""
+    def carry(self, old: Sequence[str], new: Sequence[str], thinned: AbstractSet[str] = frozenset()) -> None:
+        """Note that new files hold what the old ones hold, unless one of those has no note.
+
+        Of pieces in the old files that are `thinned`, of which rows were removed, it is not known how much that is.
+        """
         wanted = commits.is_one_of("file", sorted(old))
         notes = commits.find_table(self._uri)
         found = notes.to_table(filter=wanted) if notes is not None else None
         if found is None or set(found["file"].to_pylist()) != set(old):
             return
         num_rows: dict[str, int] = {}
-        for piece_id, number in zip(found["piece_id"].to_pylist(), found["num_rows"].to_pylist(), strict=True):
-            num_rows[piece_id] = num_rows.get(piece_id, 0) + number
+        for file, piece_id, number in zip(*(found[name].to_pylist() for name in FILES_SCHEMA.names), strict=True):
+            before = num_rows.get(piece_id, 0)
+            is_known = file not in thinned and UNKNOWN_ROWS not in (before, number)
+            num_rows[piece_id] = before + number if is_known else UNKNOWN_ROWS
         self.note(new, num_rows)
 
     def take(self, files: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -36,7 +36,6 @@ SHARDS_SCHEMA: Final = pa.schema(
     [pa.field("shard_id", pa.string(), nullable=False), pa.field("shard_uri", pa.string(), nullable=False)]
 )
 _ROW_BITS: Final = 32  # of a row address, the lower ones; above them is the fragment id
-_DELETE_AT_ONCE: Final = 10_000  # pieces named in one predicate, which is one reading of the whole column
 
 
 class SpaceRecord(BaseModel):
@@ -181,7 +180,7 @@ class Ledger:
     def forget(self, space_id: str, piece_ids: Iterable[str]) -> None:
         """Remove the entries of pieces whose shard changed or is gone."""
         if (ledger := commits.find_table(self._ledger_uri)) is not None:
-            delete_pieces(ledger, piece_ids, commits.is_one_of("space_id", [space_id]))
+            commits.delete(ledger, "piece_id", sorted(piece_ids), commits.is_one_of("space_id", [space_id]))
 
     def record_shards(self, shard_uris: Mapping[str, str]) -> None:
         """Remember where shards lie (shard_id -> URI); those known already are not written again."""
@@ -206,15 +205,3 @@ class Ledger:
 
     def _space_uri(self, space_id: str) -> str:
         return storage.join(self._gallery_uri, "_spaces", f"{space_id}.json")
-
-
-@patient
-def delete_pieces(dataset: lance.LanceDataset, piece_ids: Iterable[str], condition: str = "true") -> int:
-    """Delete the rows of pieces; returns how many rows went, as far as the store could say."""
-    wanted = sorted(piece_ids)
-    num_deleted = 0
-    for start in range(0, len(wanted), _DELETE_AT_ONCE):
-        predicate = commits.is_one_of("piece_id", wanted[start : start + _DELETE_AT_ONCE])
-        with commits.writing(dataset.uri):
-            num_deleted += int(dataset.delete(f"({predicate}) AND ({condition})")["num_deleted_rows"])
-    return num_deleted

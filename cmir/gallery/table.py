@@ -19,10 +19,11 @@ from cmir.archive.schema import MODALITIES, gallery_schema
 from cmir.errors import GalleryError, SpaceMismatchError
 from cmir.gallery import commits
 from cmir.gallery.compaction import Merger
-from cmir.gallery.ledger import Ledger, LedgerEntry, PieceIndex, delete_pieces, shard_of
-from cmir.gallery.thumbnails import ThumbnailWriter
+from cmir.gallery.ledger import Ledger, LedgerEntry, PieceIndex, shard_of
+from cmir.gallery.thumbnails import TABLE_NAME, ThumbnailWriter
 
 _UNIT_TOLERANCE: Final = 1e-2  # bfloat16 vectors are unit within 2^-8
+_SCANNED_ROWS: Final = 1_048_576  # at once, of one or two columns of text
 _OTHER_FOLDERS: Final = {"an archive": MODALITIES, "a bundle": ("model.safetensors",)}  # what tells them
 
 
@@ -113,11 +114,20 @@ class Gallery:
         return storage.join(self.uri, f"{table}.lance")
 
     def add_thumbnails(self, pieces: Mapping[str, pa.Table]) -> int:
-        """Add the WebP thumbnails of pieces (piece_id -> THUMBNAIL_SCHEMA) that have none yet, all in one commit.
+        """Add the WebP thumbnails of pieces (piece_id -> THUMBNAIL_SCHEMA) that are not there, all in one commit.
 
-        Returns how many were added. Raises GalleryError where the schema is another or a thumbnail is larger than 4 kB.
+        Returns how many were added, those of changed items in place of the old among them. Raises GalleryError where
+        the schema is another or a thumbnail is larger than 4 kB.
         """
         return self._thumbnails.add(pieces)
+
+    def drop_thumbnails(self, item_ids: pa.StringArray) -> int:
+        """Remove the thumbnails of those of the items that no space holds; returns how many went."""
+        if not len(item_ids) or not commits.exists_table(self.table_uri(TABLE_NAME)):
+            return 0
+        for space_id in self.space_ids():
+            item_ids = item_ids.filter(pc.invert(pc.is_in(item_ids, value_set=self.space(space_id).held(item_ids))))
+        return self._thumbnails.remove(item_ids)
 
     def merge_thumbnails(self) -> None:
         """Merge small fragments of the thumbnails, where there are many."""
@@ -197,10 +207,34 @@ class SpaceTable:
         return sorted(stale)
 
     def drop(self, piece_ids: Sequence[str]) -> int:
-        """Drop the rows and the records of pieces; returns how many rows went."""
-        num_rows = delete_pieces(self.dataset(), piece_ids)
-        self.gallery.ledger.forget(self.space_id, piece_ids)
+        """Drop the rows and the records of pieces; returns how many rows went.
+
+        With them go the thumbnails of items that are then in no space of the gallery.
+        """
+        dropped = sorted(piece_ids)
+        item_ids = self._items_of(dropped)
+        num_rows = commits.delete(self.dataset(), "piece_id", dropped)
+        self.gallery.ledger.forget(self.space_id, dropped)
+        self.gallery.drop_thumbnails(item_ids)
         return num_rows
+
+    @patient
+    def held(self, item_ids: pa.StringArray) -> pa.StringArray:
+        """Those of the items that have a row here, each once; reads the whole column of ids."""
+        scanner = self.dataset().scanner(columns=["item_id"], batch_size=_SCANNED_ROWS)
+        found = [
+            batch["item_id"].filter(pc.is_in(batch["item_id"], value_set=item_ids)) for batch in scanner.to_batches()
+        ]
+        return pc.unique(pa.chunked_array(found, pa.string()).combine_chunks())
+
+    @patient
+    def _items_of(self, piece_ids: Sequence[str]) -> pa.StringArray:
+        """The ids of the items of pieces."""
+        wanted, found = pa.array(piece_ids, pa.string()), []
+        if len(wanted):
+            scanner = self.dataset().scanner(columns=["item_id", "piece_id"], batch_size=_SCANNED_ROWS)
+            found = [batch["item_id"].filter(pc.is_in(batch["piece_id"], wanted)) for batch in scanner.to_batches()]
+        return pa.chunked_array(found, pa.string()).combine_chunks()
 
     def gone_shards(self, uris: Sequence[str], present: set[str]) -> GoneShards:
         """Which committed shards lay under `uris` and are not among the shard_ids `present`; drops nothing."""

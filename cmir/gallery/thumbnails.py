@@ -2,13 +2,18 @@
 
 Embedding writes a thumbnail before the vectors of its piece become visible, so a reader that opens the table after it
 has read the pointer finds every thumbnail that its version can have. Which pieces are there is noted by file: looking
-for the items themselves would read the whole table at every commit. An item of two shards may have two.
+for the items themselves would read the whole table at every commit. An item of two shards may have two. One that is
+offered with another picture, by a newer version of its shard, takes the place of the one that stands: first that goes,
+then it is added like any other, so that whoever dies in between leaves an item without, which is offered again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import lance
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata
@@ -19,11 +24,22 @@ from cmir.errors import GalleryError
 from cmir.gallery import commits, file_records
 from cmir.gallery.compaction import Merger
 from cmir.gallery.file_records import FileRecords, files_of
-from cmir.gallery.ledger import shard_of
+from cmir.gallery.piece_files import PieceFiles, thinned_files
 
 TABLE_NAME: Final = "thumbnails"
 MAX_BYTES: Final = 4096
 _REMEMBERED_IDS: Final = 100_000
+_FRAGMENT_BIT: Final = 32  # of a row address: the fragment's id stands above it
+_FOUND_SCHEMA: Final = THUMBNAIL_SCHEMA.append(pa.field("_rowaddr", pa.uint64()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """What is offered beside what stands: rows without a thumbnail (by piece), and the ids of rows in fragments (by
+    their number) whose picture is another."""
+
+    absent: Mapping[str, pa.Table]
+    outdated: Mapping[int, list[str]]
 
 
 class ThumbnailWriter:
@@ -36,16 +52,16 @@ class ThumbnailWriter:
         self._uri = table_uri(gallery_uri)
         notes_uri = file_records.place(gallery_uri, TABLE_NAME)
         self._records = FileRecords(notes_uri)
+        self._known = PieceFiles(self._records)
         self._is_made = False  # the table
         self._merger, self._note_merger = Merger(self._uri, self._carry), Merger(notes_uri)
-        self._forget()
 
     def add(self, pieces: Mapping[str, pa.Table]) -> int:
         """Add thumbnails (piece_id -> THUMBNAIL_SCHEMA), all in one commit; returns how many were added.
 
-        Passed over: pieces whose thumbnails are there, and items that have one from another version of their shard or
-        from a file of which no pieces are noted. Raises GalleryError where the schema is another or a thumbnail is
-        larger than 4 kB.
+        Passed over: pieces whose thumbnails are there, and items that have the same one from another version of their
+        shard or from a file of which no pieces are noted. Another one that stands there is removed first. Raises
+        GalleryError where the schema is another, a thumbnail is larger than 4 kB, or others won every race.
         """
         _check(list(pieces.values()))
         offered = {piece_id: thumbnails for piece_id, thumbnails in pieces.items() if len(thumbnails)}
@@ -55,10 +71,15 @@ class ThumbnailWriter:
             commits.ensure_table(self._uri, THUMBNAIL_SCHEMA)
             self._is_made = True
         added: dict[str, pa.Table] = {}
+        outdated: dict[int, list[str]] = {}
 
         def choose(dataset: lance.LanceDataset) -> commits.Addition:
+            difference = self._compare(dataset, offered)
             added.clear()
-            added.update(self._absent(dataset, offered))
+            outdated.clear()
+            outdated.update(difference.outdated)
+            if not outdated:
+                added.update(difference.absent)
             rows = _joined(added.values())
             return commits.Addition(tuple(rows["item_id"].to_pylist()), rows)
 
@@ -67,8 +88,19 @@ class ThumbnailWriter:
                 files_of(fragments), {piece_id: len(thumbnails) for piece_id, thumbnails in added.items()}
             )
 
-        commits.add_absent(self._uri, choose, announce)
-        return sum(map(len, added.values()))
+        for attempt in range(commits.MAX_ATTEMPTS):
+            dataset = commits.add_absent(self._uri, choose, announce)
+            if not outdated:
+                return sum(map(len, added.values()))
+            if not self._remove_from(dataset, outdated):
+                commits.pause(attempt)
+        seen, fix = f"{commits.MAX_ATTEMPTS} attempts", "run fewer jobs at once"
+        raise GalleryError("changed thumbnails lost every race", seen=seen, where=self._uri, fix=fix)
+
+    def remove(self, item_ids: pa.StringArray) -> int:
+        """Remove the thumbnails of items; returns how many went."""
+        table = commits.find_table(self._uri)
+        return 0 if table is None else commits.delete(table, "item_id", item_ids.to_pylist())
 
     def merge(self) -> None:
         """Merge small fragments of the thumbnails and of what is noted of them, where there are many."""
@@ -80,61 +112,82 @@ class ThumbnailWriter:
         return self._merger.compact()
 
     def _carry(self, old: list[FragmentMetadata], new: list[FragmentMetadata]) -> None:
-        self._records.carry(files_of(old), files_of(new))
+        self._records.carry(files_of(old), files_of(new), thinned_files(old))
 
-    def _absent(self, dataset: lance.LanceDataset, offered: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-        """Of each piece the items without a thumbnail in this version; pieces with nothing to add left out."""
-        fragments = self._look(dataset)
-        missing = {key: table for key, table in offered.items() if self._num_rows.get(key, 0) < len(table)}
-        doubtful = self._unnoted | {file for piece_id in missing for file in self._doubtful(piece_id)}
-        standing: set[str] = set()
-        if doubtful and missing:
-            ids = _joined(missing.values())["item_id"].combine_chunks()
-            scanner = dataset.scanner(columns=["item_id"], fragments=[fragments[file] for file in sorted(doubtful)])
-            for batch in scanner.to_batches():
-                standing.update(batch["item_id"].filter(pc.is_in(batch["item_id"], value_set=ids)).to_pylist())
-        absent = {}
+    def _remove_from(self, dataset: lance.LanceDataset, outdated: Mapping[int, list[str]]) -> bool:
+        """Remove items from fragments of a version; false where those were changed since."""
+        self._known.may_empty(files_of(dataset.get_fragment(number).metadata for number in outdated))
+        conditions = {number: commits.is_one_of("item_id", item_ids) for number, item_ids in outdated.items()}
+        return commits.remove(dataset, conditions)
+
+    def _compare(self, dataset: lance.LanceDataset, offered: Mapping[str, pa.Table]) -> _Difference:
+        """What of the pieces is not in this version, or is there with another picture.
+
+        Of an item that is offered twice the first counts.
+        """
+        fragments = self._known.look(dataset)
+        missing = {key: table for key, table in offered.items() if not self._known.is_whole(key, len(table))}
+        doubtful = sorted(self._known.doubtful(missing))
+        rows = _joined(missing.values())
+        is_first = _is_first(rows["item_id"])
+        found = _found_in(dataset, [fragments[file] for file in doubtful], rows["item_id"])
+        is_absent = is_first & ~_is_in(rows["item_id"], found["item_id"])
+        absent, start = dict[str, pa.Table](), 0
         for piece_id, thumbnails in missing.items():
-            keep = []
-            for i, item_id in enumerate(thumbnails["item_id"].to_pylist()):
-                if item_id not in standing:
-                    standing.add(item_id)
-                    keep.append(i)
-            if len(keep) == len(thumbnails):
-                absent[piece_id] = thumbnails
-            elif keep:
-                absent[piece_id] = thumbnails.take(pa.array(keep, pa.int64()))
-        return absent
+            chosen = is_absent[start : start + len(thumbnails)]
+            start += len(thumbnails)
+            if chosen.any():
+                absent[piece_id] = thumbnails if chosen.all() else thumbnails.filter(pa.array(chosen))
+        return _Difference(absent, _outdated(rows.filter(pa.array(is_first)), found))
 
-    def _doubtful(self, piece_id: str) -> set[str]:
-        """The files that may hold items of a piece of which not all rows are noted."""
-        shard_id, version = shard_of(piece_id)
-        is_begun = piece_id in self._num_rows
-        return {file for other, file in self._files.get(shard_id, ()) if other != version or is_begun}
 
-    def _look(self, dataset: lance.LanceDataset) -> dict[str, lance.LanceFragment]:
-        """Read the notes of files not seen before; returns the fragments of this version by their file."""
-        standing = dataset.get_fragments()
-        fragments = dict(zip(files_of(fragment.metadata for fragment in standing), standing, strict=True))
-        if not self._seen <= fragments.keys():
-            self._forget()  # compacted
-        fresh = fragments.keys() - self._seen
-        notes = self._records.take(fresh)
-        self._unnoted |= fresh - notes.keys()
-        for file, pieces in notes.items():
-            for piece_id, num_rows in pieces.items():
-                self._num_rows[piece_id] = self._num_rows.get(piece_id, 0) + num_rows
-                shard_id, version = shard_of(piece_id)
-                self._files.setdefault(shard_id, set()).add((version, file))
-        self._seen |= fresh
-        return fragments
+def _is_first(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """bool[N]: where a value stands for the first time."""
+    numbered = pa.table({"value": values, "row": pa.array(np.arange(len(values)))})
+    rows = numbered.group_by("value").aggregate([("row", "min")])["row_min"].to_numpy()
+    is_first = np.zeros(len(values), dtype=np.bool_)
+    is_first[rows] = True
+    return is_first
 
-    def _forget(self) -> None:
-        self._records.forget_read()
-        self._seen: set[str] = set()
-        self._unnoted: set[str] = set()  # files of which no pieces are known
-        self._num_rows: dict[str, int] = {}  # piece_id -> rows
-        self._files: dict[str, set[tuple[str, str]]] = {}  # shard_id -> version, file
+
+def _is_in(values: pa.ChunkedArray, wanted: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """bool[N]: which values are among those wanted."""
+    return np.asarray(pc.is_in(values, value_set=wanted.combine_chunks()).to_numpy(), dtype=np.bool_)
+
+
+def _found_in(dataset: lance.LanceDataset, fragments: list[lance.LanceFragment], ids: pa.ChunkedArray) -> pa.Table:
+    """The rows of items in fragments, of which the pictures are read only where an item is there."""
+    empty = _FOUND_SCHEMA.empty_table()
+    if not fragments or not len(ids):
+        return empty
+    scanner = dataset.scanner(columns=["item_id"], fragments=fragments)
+    wanted = ids.combine_chunks()
+    here = [batch["item_id"].filter(pc.is_in(batch["item_id"], value_set=wanted)) for batch in scanner.to_batches()]
+    found = pc.unique(pa.chunked_array(here, pa.string())).to_pylist()
+    tables = [empty]
+    for start in range(0, len(found), commits.NAMED_AT_ONCE):
+        tables.append(
+            dataset.scanner(
+                columns=["item_id", "webp"],
+                filter=commits.is_one_of("item_id", found[start : start + commits.NAMED_AT_ONCE]),
+                fragments=fragments,
+                with_row_address=True,
+                late_materialization=["webp"],
+            ).to_table()
+        )
+    return pa.concat_tables([table.cast(_FOUND_SCHEMA) for table in tables]).combine_chunks()
+
+
+def _outdated(offered: pa.Table, found: pa.Table) -> dict[int, list[str]]:
+    """Of rows found the ids of items (each offered once) whose picture is another, by the number of their fragment."""
+    row = pc.index_in(found["item_id"], value_set=offered["item_id"].combine_chunks())
+    is_other = pc.not_equal(found["webp"], offered["webp"].take(row))
+    other_ids = pc.unique(found["item_id"].filter(is_other))
+    if not len(other_ids):
+        return {}
+    rows = found.filter(pc.is_in(found["item_id"], value_set=other_ids))
+    numbers = rows["_rowaddr"].to_numpy() >> _FRAGMENT_BIT
+    return {int(number): rows["item_id"].filter(pa.array(numbers == number)).to_pylist() for number in set(numbers)}
 
 
 def _joined(tables: Iterable[pa.Table]) -> pa.Table:

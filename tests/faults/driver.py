@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmir.gallery import commits, table
+from cmir.gallery import commits
 from cmir.gallery.ledger import Ledger
 from cmir.gallery.table import SpaceTable
 from jobs import cluster, committer, embed
@@ -65,7 +65,7 @@ if __name__ == "__main__":
         case "half":
             end_after(Ledger, "add", calls=1, is_counted=lambda _, __, entries: bool(entries))
         case "replaced":
-            end_after(table, "delete_pieces", calls=1)
+            end_after(commits, "delete", calls=1)
     if os.environ.get("WITHOUT_CLUSTER"):
         cluster.connect = lambda: None  # type: ignore[assignment]
         embed._embedded_pieces = embedded_here
