@@ -4,7 +4,9 @@ import random
 from pathlib import Path
 
 import lance
+import pyarrow as pa
 
+from cmir.archive.schema import THUMBNAIL_SCHEMA
 from cmir.gallery import commits, publish
 from cmir.gallery.publish import IndexSettings, SearchSettings
 from cmir.gallery.table import CommittedPiece, Gallery, SpaceTable
@@ -39,12 +41,20 @@ class CompactedMeanwhile:
         return dataset
 
 
+def pictures_of(rows: pa.Table) -> pa.Table:
+    """THUMBNAIL_SCHEMA of the rows' items: each its own, whoever draws it."""
+    ids = rows["item_id"].to_pylist()
+    return pa.table({"item_id": ids, "webp": [item_id.encode() for item_id in ids]}, schema=THUMBNAIL_SCHEMA)
+
+
 def write_overlapping(uri: str, seed: int, num_pieces: int) -> None:
     space = space_at(uri)
     names = [piece_name("a", i) for i in range(num_pieces)]
     random.Random(seed).shuffle(names)
     for start in range(0, num_pieces, 2 + seed):
-        space.commit([committed(name) for name in names[start : start + 2 + seed]])
+        pieces = [committed(name) for name in names[start : start + 2 + seed]]
+        space.gallery.add_thumbnails({piece.piece_id: pictures_of(piece.rows) for piece in pieces})
+        space.commit(pieces)
 
 
 def write_in_order(uri: str, num_pieces: int) -> None:

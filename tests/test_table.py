@@ -58,18 +58,28 @@ def test_committing_twice_is_committing_once(tmp_path: Path) -> None:
 
 
 def test_three_processes_that_begin_at_once_double_nothing(tmp_path: Path) -> None:
+    check_three_processes_that_begin_at_once_double_nothing(str(tmp_path / "gallery"), num_pieces=15)
+
+
+def test_three_processes_that_begin_at_once_on_an_object_store_double_nothing(s3_bucket: str) -> None:
+    check_three_processes_that_begin_at_once_double_nothing(f"{s3_bucket}/begun-at-once", num_pieces=8)
+
+
+def check_three_processes_that_begin_at_once_double_nothing(uri: str, num_pieces: int) -> None:
+    """Each commits all of the pieces, in another order and in commits of another size."""
     context = multiprocessing.get_context("spawn")
-    uri, num_pieces = str(tmp_path / "gallery"), 15
     writers = [context.Process(target=write_overlapping, args=(uri, seed, num_pieces)) for seed in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(120)
+        writer.join(240)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     names = [piece_name("a", i) for i in range(num_pieces)]
     space = space_at(uri)
     assert ids_of(space) == ids_of_pieces(names)
     assert space.committed_pieces() == set(names)
+    thumbnails = commits.open_table(space.gallery.table_uri("thumbnails")).to_table()
+    assert sorted(thumbnails["item_id"].to_pylist()) == ids_of(space)
     table = space.dataset().to_table(columns=["item_id", "vector"])
     for item_id, vector in zip(table["item_id"].to_pylist(), table["vector"].to_pylist(), strict=True):
         np.testing.assert_allclose(vector, vector_of(item_id), atol=1e-7)

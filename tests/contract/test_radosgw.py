@@ -9,8 +9,14 @@ import pytest
 
 from cmir.archive import storage
 from tests.conftest import running_cluster
+from tests.contract.test_gallery_on_s3 import Ask, ask, check_a_gallery_lives_on_an_object_store
 from tests.contract.test_s3_path import check_conditional_puts_and_outputs, check_path_from_source_to_search
 from tests.radosgw import missing_programs, running_gateway
+from tests.test_publish import check_of_publishers_at_once_none_is_lost
+from tests.test_storage import check_of_many_that_replace_at_once_none_is_lost, check_replaces_only_what_was_read
+from tests.test_table import check_three_processes_that_begin_at_once_double_nothing
+
+__all__ = ["ask"]  # a fixture
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -65,3 +71,20 @@ def test_of_sixteen_that_put_at_once_one_wins(bucket: str) -> None:
         thread.join()
     assert len(won) == 1
     assert storage.read_bytes(f"{bucket}/claim") == str(won[0]).encode()
+
+
+def test_a_file_is_replaced_only_where_what_was_read_still_stands(bucket: str) -> None:
+    check_replaces_only_what_was_read(f"{bucket}/file.json")
+    check_of_many_that_replace_at_once_none_is_lost(f"{bucket}/many.json", num_threads=8, num_each=8)
+
+
+def test_of_processes_that_publish_at_once_none_is_lost(bucket: str, tmp_path: Path) -> None:
+    check_of_publishers_at_once_none_is_lost(f"{bucket}/gallery", tmp_path)
+
+
+def test_three_processes_that_begin_at_once_double_nothing(bucket: str) -> None:
+    check_three_processes_that_begin_at_once_double_nothing(f"{bucket}/gallery", num_pieces=15)
+
+
+def test_a_gallery_lives_on_it(bucket: str, ask: Ask) -> None:
+    check_a_gallery_lives_on_an_object_store(f"{bucket}/life", ask)
