@@ -253,9 +253,7 @@ def test_a_pointer_whose_answer_was_lost_is_not_put_twice(tmp_path: Path, monkey
     monkeypatch.setattr(storage, "replace", Overtaken(after=lambda: publish_version(tmp_path, version)))
     ours = publish_version(tmp_path, version)
     newest = publish.read_pointer(str(tmp_path))
-    assert (ours.sequence, newest.sequence, newest.previous[0].tag) == (2, 3, ours.tag), (
-        "followed on unseen"
-    )
+    assert (ours.sequence, newest.sequence, newest.previous[0].tag) == (2, 3, ours.tag), "followed on unseen"
     monkeypatch.setattr(storage, "replace", Overtaken(after=lambda: publish_version(tmp_path, version)))
     assert (publish.rollback(str(tmp_path)).sequence, publish.read_pointer(str(tmp_path)).sequence) == (4, 5)
 
