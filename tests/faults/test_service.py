@@ -221,8 +221,7 @@ def test_a_killed_replica_costs_what_it_had_under_way(
 
 
 def test_encoders_sleep_while_nobody_asks_and_wake_for_the_first_who_does(deploy: Deploy, place: Place) -> None:
-    url = deploy(composition="split", min_encoders=0, downscale_to_zero_delay_s=1)
-    assert len(replicas("encoder")) == 1, "whoever comes first finds it warm"
+    url = deploy(composition="split", min_encoders=0, downscale_to_zero_delay_s=1)  # it may sleep before all is up
     was_ready: list[bool] = []
 
     def sleeps() -> bool:
