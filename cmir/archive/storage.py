@@ -291,7 +291,7 @@ def _replaced_on_s3(uri: str, data: bytes, standing: bytes) -> bool:
     filesystem.invalidate_cache()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        etag = filesystem.info(uri, refresh=True)["ETag"]
+        etag = filesystem.info(uri, refresh=True)["ETag"].strip('"')  # Ceph compares it as it comes
         if filesystem.cat_file(uri) != standing:
             return False
         with _written(uri):
