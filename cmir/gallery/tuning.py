@@ -25,8 +25,7 @@ EXACT_BELOW_ROWS: Final = 20_000
 EXACT_TRIED_BELOW_ROWS: Final = 200_000  # up to here exact search is a candidate too: a quarter of a second a query
 MAX_SEGMENTS: Final = 4
 _EXTEND_WHEN_INDEXED: Final = 0.5  # with at least this share indexed, an index is extended and not built anew
-_EXTEND_WHEN_DIVIDED: Final = 0.25  # and with at least this share of sqrt(rows) partitions; half of it may be chosen
-_PARTITIONS_TRIED_WITHIN_S: Final = 120.0  # that the builds with other numbers of partitions would take together
+_EXTEND_WHEN_DIVIDED: Final = 0.5  # and with at least this share of the partitions that the table would get now
 _REFINE_FACTORS: Final[dict[IndexKind, tuple[int | None, ...]]] = {
     "IVF_FLAT": (None,),  # keeps the vectors as they are
     "IVF_SQ": (2, 8),
@@ -141,48 +140,30 @@ def candidates(num_rows: int) -> list[IndexSettings]:
     return [IndexSettings(kind=kind, params=params) for kind in kinds]
 
 
-def other_partitions(index: IndexSettings) -> list[IndexSettings]:
-    """The same kind of index with half and with twice the partitions."""
-    standing = index.params["num_partitions"]
-    return [
-        IndexSettings(kind=index.kind, params={"num_partitions": number}) for number in (standing // 2, 2 * standing)
-    ]
-
-
 def _is_worth_extending(dataset: lance.LanceDataset, standing: IndexSettings) -> bool:
-    """True where the index covers most rows, and has a quarter at least of sqrt(rows) partitions."""
+    """True where the index covers most rows, and has at least half the partitions that so many rows would get now."""
     num_rows = dataset.count_rows()
     is_covering = indexed_rows(dataset) >= _EXTEND_WHEN_INDEXED * num_rows
     return is_covering and standing.params["num_partitions"] >= _EXTEND_WHEN_DIVIDED * num_partitions_for(num_rows)
 
 
 def _build_candidates(space: SpaceTable, target_recall: float, seed: int) -> TuningResult:
-    """Try every candidate, the best of them with other numbers of partitions, and choose among what the table can do.
-
-    The winner is built again unless it still stands. Where one build takes minutes its partitions are not varied.
-    """
+    """Try every candidate, build the winner again unless it still stands, and choose among what the table can do."""
     bench, trials = RecallBench(space.dataset(), seed), list[Trial]()
     num_rows = space.count_rows()
     if num_rows < EXACT_TRIED_BELOW_ROWS:
         trials.append(bench.trial(IndexSettings(), SearchSettings(), 0.0))
-
-    def tried(index: IndexSettings) -> list[Trial]:
-        nonlocal bench
+    for index in candidates(num_rows):
         build_s = build(space, index)
         bench = bench.on(space.dataset(), seed)
-        return list(_ladder(bench, index, target_recall, build_s))
-
-    for index in candidates(num_rows):
-        trials += tried(index)
-    best = _fastest(trials, target_recall)
-    if best.index.kind != "exact" and 2 * best.build_s <= _PARTITIONS_TRIED_WITHIN_S:
-        for index in other_partitions(best.index):
-            trials += tried(index)
-    for _ in {trial.index.model_dump_json() for trial in trials}:
+        trials += _ladder(bench, index, target_recall, build_s)
+    for _ in candidates(num_rows):
         winner = _fastest(trials, target_recall).index
         if winner.kind == "exact" or winner == standing_index(space.dataset()):
             break
-        again = tried(winner)  # it trains anew, so what is published is measured again
+        build_s = build(space, winner)  # it trains anew, so what is published is measured again
+        bench = bench.on(space.dataset(), seed)
+        again = list(_ladder(bench, winner, target_recall, build_s))
         trials = [*(trial for trial in trials if trial.index != winner), *again]
         if again[-1].recall_at_10 >= target_recall:
             break
