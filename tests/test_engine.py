@@ -45,9 +45,13 @@ def plain(source: Source, k: int = 1, filters: Filters | None = None) -> Query:
     return single(source, targets=(), k=k, filters=filters)
 
 
-def run(gallery: FakeGallery, talk: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+def run(
+    gallery: FakeGallery,
+    talk: Callable[[Engine], Coroutine[Any, Any, T]],
+    processes: DecodingProcesses | None = None,
+) -> T:
     async def whole() -> T:
-        engine = gallery.engine()
+        engine = gallery.engine(processes=processes)
         await engine.start()
         try:
             return await talk(engine)
@@ -192,18 +196,13 @@ def test_a_replica_whose_decoding_has_ended_is_unhealthy() -> None:
     gallery = FakeGallery()
     processes = DecodingProcesses(1, gallery.limits)
 
-    async def talk() -> None:
-        engine = gallery.engine(processes=processes)
-        await engine.start()
-        try:
+    async def talk(engine: Engine) -> None:
+        await engine.check_health()
+        await processes.stop()
+        with pytest.raises(ProblemError, match="decoding has been stopped"):
             await engine.check_health()
-            await processes.stop()
-            with pytest.raises(ProblemError, match="decoding has been stopped"):
-                await engine.check_health()
-        finally:
-            await engine.stop()
 
-    asyncio.run(talk())
+    run(gallery, talk, processes)
 
 
 def test_a_look_at_readiness_lets_an_encoder_sleep() -> None:
@@ -220,20 +219,15 @@ def test_not_ready_where_decoding_does_not_work() -> None:
     gallery = FakeGallery()
     processes = DecodingProcesses(1, gallery.limits)
 
-    async def talk() -> None:
-        engine = gallery.engine(processes=processes)
-        await engine.start()
-        try:
+    async def talk(engine: Engine) -> None:
+        await engine.check_ready()
+        await processes.stop()
+        await asyncio.sleep(2.1)  # a readiness that was seen holds for two seconds
+        with pytest.raises(ProblemError, match="decoding has been stopped") as caught:
             await engine.check_ready()
-            await processes.stop()
-            await asyncio.sleep(2.1)  # a readiness that was seen holds for two seconds
-            with pytest.raises(ProblemError, match="decoding has been stopped") as caught:
-                await engine.check_ready()
-            assert caught.value.status_code == 503
-        finally:
-            await engine.stop()
+        assert caught.value.status_code == 503
 
-    asyncio.run(talk())
+    run(gallery, talk, processes)
 
 
 def test_an_embedding_that_is_not_finite_is_the_askers() -> None:

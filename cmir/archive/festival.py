@@ -89,6 +89,7 @@ class _Program:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._process.poll() is not None:
+            self.end()  # closes the pipes of one that died
             try:
                 self._process = subprocess.Popen(
                     ["festival", "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
