@@ -109,7 +109,7 @@ class Demo:
         if self.settings.is_cut_short(shard_s):
             self.console.print(
                 f"The machine is slow today: trained {self.settings.training_minutes(shard_s):g} minutes, not "
-                f"{_MOST_TRAINING_MINUTES:g}, so spoken words may not be understood. More time finds more: cmir demo "
+                f"{_MOST_TRAINING_MINUTES:g}. More time finds more, spoken words above all: cmir demo "
                 f"--output {self.settings.output} --max-minutes {2 * _MOST_TRAINING_MINUTES:g}"
             )
         return path

@@ -52,6 +52,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def flags_of(name: str, info: FieldInfo) -> list[str]:
+    """A field's flag, and beside one that is on by default the flag that turns it off."""
+    return [flag(name), flag(f"no_{name}")] if info.default is True else [flag(name)]
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """What somebody who wrote `word` may have meant, else all there is."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
@@ -64,7 +69,8 @@ def usage_message(error: Exception, config_type: type[BaseModel]) -> str:
         return str(error)
     unknown = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and unknown:
-        known = [flag(name) for name in [*config_type.model_fields, "config"]]
+        known = [one for name, info in config_type.model_fields.items() for one in flags_of(name, info)]
+        known.append(flag("config"))
         return str(ConfigError(f"unknown flag {unknown}", fix=nearest(unknown, known)))
     message = getattr(error, "message", str(error))
     return f"{message} (a flag that takes several values is given several times)"
@@ -86,9 +92,10 @@ def _option(name: str, info: FieldInfo) -> Any:
     if not info.is_required() and info.default is not None and not isinstance(info.default, bool):
         default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         text += f" [default: {default}]" if default != "" else ""
-    declared = f"{flag(name)}/{flag('no_' + name)}" if info.default is True else flag(name)
     return typer.Option(
-        declared, metavar=_metavar(info.annotation), help=text + (" [required]" if info.is_required() else "")
+        "/".join(flags_of(name, info)),
+        metavar=_metavar(info.annotation),
+        help=text + (" [required]" if info.is_required() else ""),
     )
 
 

@@ -37,6 +37,9 @@ def test_every_field_is_a_flag_and_only_what_was_given_is_collected() -> None:
 def test_what_is_on_can_be_turned_off() -> None:
     assert read("--no-thumbnails") == {"thumbnails": False}
     assert read("--thumbnails") == {"thumbnails": True}
+    with pytest.raises(FlagError) as caught:
+        read("--no-thumbnail")
+    assert "did you mean --no-thumbnails?" in usage_message(caught.value, _Settings)
 
 
 def test_a_wrong_flag_names_the_nearest() -> None:
