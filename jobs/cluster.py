@@ -12,6 +12,7 @@ from jobs import signals
 
 Outcome = TypeVar("Outcome")
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+_USAGE_LOGGER = "ray.data._internal.usage"
 
 
 def connect(*, for_training: bool = False) -> None:
@@ -21,6 +22,9 @@ def connect(*, for_training: bool = False) -> None:
     find the dashboard by itself it asks that of the cluster that `ray start` started last, alive or not; on a cluster
     that was given, that is the one.
     """
+    # a thread of Ray Data asks Prometheus every 10 s and writes a traceback where there is none; making it parses code,
+    # which another thread must not do meanwhile (a fault of Python before 3.11.8: "AST constructor recursion depth")
+    logging.getLogger(_USAGE_LOGGER).setLevel(logging.INFO)
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset it only warns
